@@ -1,0 +1,51 @@
+/* str: spans of bytes that belong to somebody else. Nothing here allocates. */
+#ifndef STR_H
+#define STR_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes [ptr, ptr+len), not NUL-terminated, borrowed. ptr may be NULL when len is 0. */
+struct str {
+    const char *ptr;
+    size_t len;
+};
+
+/* The same as an offset, for buffers that move: relative to a base that the holder knows. */
+struct span {
+    uint32_t off, len;
+};
+
+#define STR(literal) ((struct str){"" literal, sizeof(literal) - 1})
+#define STR_NONE     ((struct str){NULL, 0})
+#define STR_FMT      "%.*s"
+#define STR_ARG(s)   (int)(s).len, (s).ptr ? (s).ptr : ""
+
+struct str str_of(const char *z);                   /* of a NUL-terminated string; NULL gives STR_NONE */
+struct str str_at(const char *base, struct span s); /* the span's bytes in the buffer that starts at base */
+bool str_eq(struct str a, struct str b);
+bool str_ieq(struct str a, struct str b); /* ASCII letters compared without case */
+bool str_starts(struct str s, struct str prefix);
+bool str_ends(struct str s, struct str suffix);
+struct str str_trim(struct str s);       /* without SP and HT at both ends */
+int str_cmp(struct str a, struct str b); /* byte order, as memcmp; a prefix comes first */
+
+/* Only digits, no sign, no blank; false if empty, not digits, or above max. */
+bool str_uint(struct str s, uint64_t max, uint64_t *out);
+
+/* Takes the next element of a comma-separated list (RFC 9110 5.6.1), trimmed, empty ones skipped; false at the end. */
+bool str_next(struct str *rest, struct str *item);
+
+/* Splits at the first sep: *head gets what stands before it and the rest is returned; without sep *head gets all. */
+struct str str_cut(struct str s, char sep, struct str *head);
+
+/* Copies at most cap-1 bytes and ends them with NUL; returns the length copied. */
+size_t str_copy(char *dst, size_t cap, struct str s);
+
+/* A malloc'ed NUL-terminated copy; aborts when out of memory. */
+char *str_dup(struct str s);
+
+/* malloc, calloc that abort with a message: for small structs only, never for payload. */
+void *must_alloc(size_t size); /* zeroed */
+void *must_realloc(void *ptr, size_t size);
+#endif

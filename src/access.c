@@ -1,0 +1,246 @@
+/* access: records to lines, lines to a file that may be slow, full or gone.
+ * In: a record at the end of a request. Out: one line of JSON or text. Owns the log's descriptor and one turn's lines.
+ * Never blocks: a pipe on stdout is reopened through /proc/self/fd so that O_NONBLOCK stays ours alone, a socket is sent to with
+ * MSG_DONTWAIT, a file is written as it is. Lines that do not fit are dropped whole and counted. */
+#include "access.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "log.h"
+#include "loop.h"
+
+#define PENDING_MAX ((size_t)1 << 20) /* bytes of lines held while the log does not take them */
+#define TEXT_MAX    512               /* bytes of one client text in a line */
+#define RECENT_TEXT 512               /* bytes of all texts of a request that is remembered; the last ones are cut */
+
+static int fd = -1;
+static bool is_socket;
+static enum conf_access format = ACCESS_OFF;
+static char *file;
+static struct buf pending;
+static uint64_t dropped, dropped_told;
+static struct loop_task flush_task;
+
+/* The last requests, for /status: kept as they are, made text only when somebody asks. */
+struct recent {
+    struct access_record record;
+    char text[RECENT_TEXT];
+};
+static struct recent *recent;
+static unsigned recent_count, recent_next;
+
+static int open_log(const char *path, bool *sock) {
+    struct stat st;
+    *sock = false;
+    if (strcmp(path, "-") != 0) return open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0640);
+    if (fstat(STDOUT_FILENO, &st) != 0) return -1;
+    *sock = S_ISSOCK(st.st_mode);
+    if (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)) {
+        int own = open("/proc/self/fd/1", O_WRONLY | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+        if (own >= 0) return own;
+    }
+    return fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+}
+
+static void flush_now(struct loop_task *t) {
+    (void)t;
+    access_flush();
+}
+
+const char *access_open(enum conf_access f, const char *path) {
+    static char problem[300];
+    int opened = -1;
+    bool sock = false;
+    if (f != ACCESS_OFF && (opened = open_log(path, &sock)) < 0) {
+        snprintf(problem, sizeof problem, "cannot open %.200s: %s", path, strerror(errno));
+        return problem;
+    }
+    access_close();
+    loop_task_init(&flush_task, flush_now);
+    fd = opened, is_socket = sock, format = f;
+    file = str_dup(str_of(path));
+    return NULL;
+}
+
+const char *access_reopen(void) {
+    if (!file) return NULL;
+    char *path = str_dup(str_of(file));
+    const char *problem = access_open(format, path);
+    free(path);
+    return problem;
+}
+
+void access_close(void) {
+    access_flush();
+    if (fd >= 0) close(fd);
+    if (flush_task.run) loop_undefer(&flush_task);
+    buf_free(&pending);
+    free(file);
+    fd = -1, file = NULL, format = ACCESS_OFF;
+}
+
+uint64_t access_dropped(void) {
+    return dropped;
+}
+
+static uint64_t lines_in(struct str s) {
+    uint64_t n = 0;
+    for (const char *p = s.ptr, *end = s.ptr + s.len; p < end && (p = memchr(p, '\n', (size_t)(end - p))); p++)
+        n++;
+    return n;
+}
+
+void access_flush(void) {
+    while (fd >= 0 && buf_len(&pending)) {
+        struct str s = buf_str(&pending);
+        ssize_t n = is_socket ? send(fd, s.ptr, s.len, MSG_DONTWAIT | MSG_NOSIGNAL) : write(fd, s.ptr, s.len);
+        if (n > 0) {
+            buf_consume(&pending, (size_t)n);
+            continue;
+        }
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno == EAGAIN && buf_len(&pending) < PENDING_MAX)
+            return; /* tried again at the end of the next turn that logs */
+        dropped += lines_in(s);
+        buf_free(&pending);
+    }
+    if (dropped == dropped_told) return;
+    if (dropped_told == 0) log_warn("access", "the access log takes no more: lines are dropped (%s)", strerror(errno));
+    dropped_told = dropped;
+}
+
+/* ---- lines ---- */
+
+static void put_text(struct buf *b, const char *key, struct str s) {
+    buf_puts(b, str_of(key));
+    if (!s.len) {
+        BUF_LIT(b, "null");
+        return;
+    }
+    buf_putc(b, '"');
+    buf_put_json(b, s, TEXT_MAX);
+    buf_putc(b, '"');
+}
+
+static void put_number(struct buf *b, const char *key, int64_t n) {
+    buf_puts(b, str_of(key));
+    if (n < 0)
+        BUF_LIT(b, "null");
+    else
+        buf_putu(b, (uint64_t)n);
+}
+
+static void format_json(struct buf *b, const struct access_record *r) {
+    char when[25];
+    clock_rfc3339(r->time_ms, when);
+    put_text(b, "{\"time\":", str_of(when));
+    put_text(b, ",\"request_id\":", r->request_id);
+    put_text(b, ",\"client\":", r->client);
+    put_text(b, ",\"method\":", r->method);
+    put_text(b, ",\"path\":", r->path);
+    put_text(b, ",\"model\":", r->model);
+    put_text(b, ",\"pool\":", r->pool);
+    put_text(b, ",\"endpoint\":", r->endpoint);
+    put_text(b, ",\"affinity\":", str_of(r->affinity));
+    put_number(b, ",\"tries\":", (int64_t)r->tries);
+    put_number(b, ",\"status\":", r->status ? r->status : -1);
+    put_number(b, ",\"received_bytes\":", (int64_t)r->received_bytes);
+    put_number(b, ",\"sent_bytes\":", (int64_t)r->sent_bytes);
+    put_number(b, ",\"queue_ms\":", r->queue_ms);
+    put_number(b, ",\"first_byte_ms\":", r->first_byte_ms);
+    put_number(b, ",\"first_token_ms\":", r->first_token_ms);
+    put_number(b, ",\"duration_ms\":", r->duration_ms);
+    put_number(b, ",\"prompt_tokens\":", r->prompt_tokens);
+    put_number(b, ",\"cached_tokens\":", r->cached_tokens);
+    put_number(b, ",\"completion_tokens\":", r->completion_tokens);
+    put_text(b, ",\"end\":", str_of(why_end_name(r->end)));
+    buf_putc(b, '}');
+}
+
+/* time client "METHOD path" status model pool endpoint affinity tries received sent first_byte duration end request_id */
+static void text_field(struct buf *b, struct str s) {
+    buf_putc(b, ' ');
+    if (!s.len) {
+        buf_putc(b, '-');
+        return;
+    }
+    for (size_t i = 0; i < s.len && i < TEXT_MAX; i++) {
+        unsigned char c = (unsigned char)s.ptr[i];
+        if (c <= 0x20 || c == '"' || c == '\\' || c >= 0x7f)
+            buf_printf(b, "\\x%02x", c);
+        else
+            buf_putc(b, (char)c);
+    }
+}
+
+static void format_text(struct buf *b, const struct access_record *r) {
+    char when[25];
+    clock_rfc3339(r->time_ms, when);
+    buf_puts(b, str_of(when));
+    text_field(b, r->client);
+    text_field(b, r->method);
+    text_field(b, r->path);
+    buf_printf(b, " %d", r->status);
+    text_field(b, r->model);
+    text_field(b, r->pool);
+    text_field(b, r->endpoint);
+    text_field(b, str_of(r->affinity));
+    buf_printf(b, " %u %llu %llu %lld %lld %s", r->tries, (unsigned long long)r->received_bytes, (unsigned long long)r->sent_bytes,
+               (long long)r->first_byte_ms, (long long)r->duration_ms, why_end_name(r->end));
+    text_field(b, r->request_id);
+}
+
+void access_format(struct buf *out, const struct access_record *r, enum conf_access f) {
+    if (f == ACCESS_JSON) format_json(out, r);
+    if (f == ACCESS_TEXT) format_text(out, r);
+}
+
+static void remember(const struct access_record *r) {
+    if (!recent) recent = must_alloc(ACCESS_RECENT * sizeof *recent);
+    struct recent *to = &recent[recent_next];
+    struct str *const texts[] = {&to->record.request_id, &to->record.pool,  &to->record.endpoint, &to->record.client,
+                                 &to->record.method,     &to->record.model, &to->record.path};
+    size_t used = 0;
+    to->record = *r;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        size_t n = texts[i]->len < RECENT_TEXT - used ? texts[i]->len : RECENT_TEXT - used;
+        if (n) memcpy(to->text + used, texts[i]->ptr, n);
+        *texts[i] = (struct str){to->text + used, n};
+        used += n;
+    }
+    recent_next = (recent_next + 1) % ACCESS_RECENT;
+    if (recent_count < ACCESS_RECENT) recent_count++;
+}
+
+void access_recent(struct buf *out) {
+    for (unsigned i = 0; i < recent_count; i++) {
+        if (i) buf_putc(out, ',');
+        format_json(out, &recent[(recent_next + ACCESS_RECENT - 1 - i) % ACCESS_RECENT].record);
+    }
+}
+
+void access_forget(void) {
+    free(recent);
+    recent = NULL;
+    recent_count = recent_next = 0;
+}
+
+void access_write(const struct access_record *r) {
+    if (r->pool.len || r->end != END_DONE) remember(r); /* our own pages, asked for every second, would push out the rest */
+    if (format == ACCESS_OFF) return;
+    if (buf_len(&pending) >= PENDING_MAX) {
+        dropped++;
+        return;
+    }
+    access_format(&pending, r, format);
+    buf_putc(&pending, '\n');
+    loop_defer(&flush_task);
+}

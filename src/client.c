@@ -1,0 +1,478 @@
+/* client: the caller's side of a connection.
+ * In: a descriptor and a const table of callbacks. Out: heads, body bytes, whole requests; in turn it takes response bytes.
+ * Owns the connection, its parser and its one timer. Touches no endpoint, judges no path; the user answers every refusal, so that
+ * each has its access line.
+ *
+ *   IDLE --byte--> HEAD --accept--> BODY --whole--> BUSY --done--> IDLE          any: END, FAIL, deadline -> closed
+ *                    `--answered at once-----------^  |`--done, body unread--> DISCARD --whole--> IDLE
+ *                                                     `--done, close--> LINGER --FIN, 2 s quiet--> closed             */
+#include "client.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "slab.h"
+#include "world.h"
+
+#define HEAD_READ      ((size_t)16 << 10)  /* one read while a head is expected: most requests come whole in it */
+#define AHEAD_MAX      ((size_t)16 << 10)  /* pipelined bytes held while a request is answered */
+#define TURN_BYTES     ((size_t)512 << 10) /* read from one client in one turn */
+#define TURN_REQUESTS  16                  /* answered to one client in one turn */
+#define LINGER_MS      2000                /* quiet time after which a lingering client is closed */
+#define LINGER_STEP    ((uint32_t)1 << 20) /* bytes that count as not quiet */
+#define LINGER_MOST_MS 30000
+
+static struct list idle_list = {&idle_list, &idle_list};
+static struct list busy_list = {&busy_list, &busy_list};
+static unsigned count;
+static bool draining;
+static struct slab slab = {.size = sizeof(struct client), .clear = sizeof(struct client)};
+static struct slab heads = {.size = sizeof(struct http_head)};
+static struct http_head shared_head; /* a head is parsed here; only a half-read one gets its own */
+static struct iovec shared_spans[HTTP_SPANS_MAX];
+
+static void step(struct client *c);
+
+static void on_ready(struct loop_fd *io) {
+    step(list_entry(io, struct client, conn.io));
+}
+
+static const struct conf *conf(void) {
+    return world_current()->conf;
+}
+
+static int64_t deadline(int64_t timeout) {
+    return timeout ? clock_ms() + timeout : TIMER_NEVER;
+}
+
+/* The only writer of state: moves between the lists, arms the state's timer. */
+static void client_set(struct client *c, enum client_state state) {
+    static const char *const names[] = {"idle", "head", "body", "busy", "discard", "linger", "closed"};
+    log_debug("client", "fd %d: %s -> %s", c->conn.io.fd, names[c->state], names[state]);
+    assert(c->state != CLIENT_CLOSED);
+    c->state = (uint8_t)state;
+    list_remove(&c->link);
+    if (state != CLIENT_CLOSED) list_push_back(state == CLIENT_IDLE ? &idle_list : &busy_list, &c->link);
+    switch (state) {
+    case CLIENT_IDLE: timer_set(&c->timer, deadline(conf()->idle_timeout)); break;
+    case CLIENT_HEAD: timer_set(&c->timer, deadline(conf()->header_timeout)); break;
+    case CLIENT_BODY:
+    case CLIENT_DISCARD: timer_set(&c->timer, deadline(conf()->body_timeout)); break;
+    case CLIENT_BUSY: timer_set(&c->timer, client_owes(c) ? deadline(conf()->send_timeout) : TIMER_NEVER); break;
+    case CLIENT_LINGER:
+        c->body_start = clock_ms();
+        timer_set(&c->timer, deadline(LINGER_MS));
+        break;
+    case CLIENT_CLOSED: timer_drop(&c->timer); break;
+    }
+}
+
+static void drop_own_head(struct client *c) {
+    if (c->own_head) slab_put(&heads, c->own_head);
+    c->own_head = NULL;
+}
+
+static void release(void *ptr) {
+    slab_put(&slab, ptr);
+}
+
+void client_close(struct client *c) {
+    if (c->state == CLIENT_CLOSED) return;
+    client_set(c, CLIENT_CLOSED);
+    conn_close(&c->conn);
+    drop_own_head(c);
+    free(c->peer);
+    c->peer = NULL;
+    if (!c->admin) count--;
+    loop_bury(c, release);
+}
+
+static void lost(struct client *c, enum why why) {
+    if (c->state == CLIENT_CLOSED) return;
+    if (c->user) {
+        c->api->gone(c, why);
+        c->user = NULL;
+    }
+    client_close(c);
+}
+
+/* ---- reading ---- */
+
+static void next_message(struct client *c) {
+    http_init(&c->http, MESSAGE_REQUEST, &shared_head, shared_spans);
+    c->store = NULL;
+    c->body_seen = 0;
+    c->body_max = conf()->max_body;
+    c->expects = false;
+}
+
+static void refuse(struct client *c, enum why why, const char *text) {
+    if (why_row(why)->flags & WHY_CLOSE) c->close_after = true;
+    client_set(c, CLIENT_BUSY);
+    c->api->refused(c, why, text);
+}
+
+void client_refuse(struct client *c, enum why why) {
+    c->user = c->api->begin(c);
+    refuse(c, why, NULL);
+}
+
+/* What is unread of a half-arrived head stays; the parser's view of it moves out of the shared place. */
+static void keep_half_head(struct client *c) {
+    if (c->own_head) return;
+    c->own_head = slab_get(&heads);
+    memcpy(c->own_head, &shared_head, sizeof shared_head);
+    c->http.head = c->own_head;
+}
+
+/* The head's bytes are needed while the user looks at it, and no longer than to its answer. */
+static void head_over(struct client *c) {
+    if (!c->head_used) return;
+    conn_consume(&c->conn, c->head_used);
+    c->head_used = 0;
+    drop_own_head(c);
+    c->http.head = NULL;
+}
+
+static void got_head(struct client *c, size_t used) {
+    const struct http_head *h = c->http.head;
+    c->head_used = (uint32_t)used;
+    if (!h->keep_alive || draining) c->close_after = true;
+    c->expects = h->expect_continue && !c->http.ended;
+    client_set(c, CLIENT_BUSY); /* unless the user accepts a body to come */
+    c->api->head(c, h);
+    if (c->state == CLIENT_CLOSED) return;
+    head_over(c);
+    if (!c->store) return;
+    if (c->http.ended) {
+        c->api->request(c);
+        return;
+    }
+    client_set(c, CLIENT_BODY);
+    c->body_start = clock_ms();
+    bool ask = c->expects && !conn_in(&c->conn).len;
+    c->expects = false;
+    if (ask) {
+        static const char go[] = "HTTP/1.1 100 Continue\r\n\r\n";
+        conn_write(&c->conn, &(struct iovec){(void *)(uintptr_t)go, sizeof go - 1}, 1);
+    }
+}
+
+/* True: go on in this turn. */
+static bool read_head(struct client *c) {
+    size_t used = 0, limit = conf()->max_header;
+    struct str in = conn_in(&c->conn);
+    if (!in.len || in.len <= c->http.seen) {
+        enum io r = conn_fill(&c->conn, HEAD_READ);
+        if (r == IO_AGAIN) return false;
+        if (r != IO_OK) return lost(c, WHY_CLIENT_GONE), false;
+        in = conn_in(&c->conn);
+    }
+    if (c->state == CLIENT_IDLE) {
+        c->user = c->api->begin(c);
+        client_set(c, CLIENT_HEAD);
+    }
+    enum http_event ev = http_feed(&c->http, in.ptr, in.len < limit ? in.len : limit, &used);
+    switch (ev) {
+    case GOT_HEAD: got_head(c, used); return true;
+    case GOT_MORE:
+        if (in.len >= limit) return refuse(c, WHY_BIG_HEAD, NULL), true;
+        keep_half_head(c);
+        if (!conn_settle(&c->conn)) lost(c, WHY_CLIENT_GONE);
+        return conn_readable(&c->conn);
+    default: refuse(c, (enum why)c->http.error, c->http.text); return true;
+    }
+}
+
+static enum why take_spans(struct client *c, bool in_place) {
+    for (int i = 0; i < c->http.nspans; i++) {
+        const struct iovec *v = &c->http.spans[i];
+        c->body_seen += v->iov_len;
+        if (c->body_seen > c->body_max) return WHY_BIG_BODY;
+        if (c->state == CLIENT_DISCARD) continue;
+        bool kept = in_place ? body_commit(c->store, v->iov_len) : body_append(c->store, v->iov_base, v->iov_len, c->http.left);
+        if (!kept) return WHY_NO_MEMORY;
+        enum why why = c->api->body(c, v->iov_base, v->iov_len);
+        if (why != WHY_NONE) return why;
+    }
+    return WHY_NONE;
+}
+
+static void body_went_wrong(struct client *c, enum why why) {
+    if (c->state == CLIENT_DISCARD) { /* answered already: more than any body may have is not worth reading */
+        conn_shut(&c->conn);
+        client_set(c, CLIENT_LINGER);
+        return;
+    }
+    refuse(c, why, NULL);
+}
+
+static void body_ended(struct client *c) {
+    if (c->state == CLIENT_DISCARD) {
+        client_set(c, CLIENT_IDLE);
+        next_message(c);
+        return;
+    }
+    client_set(c, CLIENT_BUSY);
+    c->api->request(c);
+}
+
+/* Bytes that keep coming, but so few that the body would take for ever. */
+static bool too_slow(const struct client *c) {
+    int64_t spent = clock_ms() - c->body_start, grace = conf()->body_timeout;
+    return grace && conf()->body_min_rate && spent > grace && c->body_seen * 1000 < conf()->body_min_rate * (uint64_t)spent;
+}
+
+/* Where the length is known and nothing lies unread, the kernel copies straight into the body's block. */
+static enum io read_in_place(struct client *c, struct str *data) {
+    size_t room, got;
+    char *to = body_room(c->store, c->http.left, &room);
+    if (!to) return IO_FAIL;
+    enum io r = conn_read_into(&c->conn, to, room < c->http.left ? room : (size_t)c->http.left, &got);
+    *data = (struct str){to, got};
+    return r;
+}
+
+/* True: go on in this turn. */
+static bool read_body(struct client *c, size_t *turn) {
+    struct str in = conn_in(&c->conn);
+    bool in_place = !in.len && c->http.left && c->state == CLIENT_BODY;
+    if (!in.len) {
+        enum io r = in_place ? read_in_place(c, &in) : conn_fill(&c->conn, CONN_SCRATCH / 4);
+        if (r == IO_AGAIN) return false;
+        if (r == IO_FAIL && in_place && !c->conn.broken) return body_went_wrong(c, WHY_NO_MEMORY), true;
+        if (r != IO_OK) return lost(c, WHY_CLIENT_GONE), false;
+        if (!in_place) in = conn_in(&c->conn);
+        timer_set(&c->timer, deadline(conf()->body_timeout));
+    }
+    size_t used = 0;
+    enum http_event ev = http_feed(&c->http, in.ptr, in.len, &used);
+    *turn += used;
+    enum why why = ev == GOT_BODY ? take_spans(c, in_place) : WHY_NONE;
+    bool ended = ev == GOT_END || (ev == GOT_BODY && c->http.ended);
+    if (!in_place) conn_consume(&c->conn, ev == GOT_BAD ? 0 : used);
+    if (ev == GOT_BAD && c->state == CLIENT_DISCARD) return lost(c, WHY_CLIENT_GONE), false;
+    if (ev == GOT_BAD) return refuse(c, (enum why)c->http.error, c->http.text), true;
+    if (why == WHY_NONE && !ended && too_slow(c)) why = WHY_SLOW_BODY;
+    if (why != WHY_NONE)
+        body_went_wrong(c, why);
+    else if (ended)
+        body_ended(c);
+    return true;
+}
+
+/* The user has the request: all that can come is pipelined bytes, or the end. */
+static void watch_peer(struct client *c) {
+    while (conn_readable(&c->conn) && conn_in(&c->conn).len < AHEAD_MAX) {
+        enum io r = conn_fill(&c->conn, AHEAD_MAX);
+        if (r == IO_AGAIN) break;
+        if (r != IO_OK || !conn_settle(&c->conn)) {
+            lost(c, WHY_CLIENT_GONE);
+            return;
+        }
+    }
+    /* No room to read up to its end, but the kernel says there is one. */
+    if ((c->conn.io.bits & LOOP_HUP) && conn_in(&c->conn).len >= AHEAD_MAX) lost(c, WHY_CLIENT_GONE);
+}
+
+static bool linger(struct client *c, size_t *turn) {
+    enum io r = conn_fill(&c->conn, CONN_SCRATCH);
+    if (r == IO_AGAIN) return false;
+    if (r != IO_OK) return client_close(c), false;
+    size_t n = conn_in(&c->conn).len;
+    conn_consume(&c->conn, n);
+    *turn += n;
+    c->lingered += (uint32_t)n;
+    if (c->lingered >= LINGER_STEP && clock_ms() - c->body_start < LINGER_MOST_MS) { /* still sending in earnest */
+        c->lingered = 0;
+        timer_set(&c->timer, deadline(LINGER_MS));
+    }
+    return true;
+}
+
+static void flush(struct client *c) {
+    if (!client_owes(c) || !conn_writable(&c->conn)) return;
+    enum io r = conn_flush(&c->conn);
+    if (r == IO_FAIL) {
+        c->conn.broken = true;
+        lost(c, WHY_CLIENT_GONE);
+    } else if (c->state == CLIENT_BUSY) {
+        timer_set(&c->timer, r == IO_AGAIN ? deadline(conf()->send_timeout) : TIMER_NEVER);
+        if (r == IO_OK && c->user) c->api->drained(c);
+    } else if (r == IO_OK && c->state == CLIENT_LINGER) {
+        conn_shut(&c->conn);
+    }
+}
+
+/* Everything that can be done now for this client, within a turn's budget. */
+static void step(struct client *c) {
+    size_t bytes = 0;
+    int requests = 0;
+    bool more = true;
+    if (c->in_step || c->state == CLIENT_CLOSED) return;
+    c->in_step = true;
+    flush(c);
+    while (more && c->state != CLIENT_CLOSED && bytes < TURN_BYTES && requests < TURN_REQUESTS) {
+        uint8_t was = c->state;
+        switch ((enum client_state)c->state) {
+        case CLIENT_IDLE:
+        case CLIENT_HEAD: more = read_head(c); break;
+        case CLIENT_BODY:
+        case CLIENT_DISCARD: more = read_body(c, &bytes); break;
+        case CLIENT_LINGER: more = linger(c, &bytes); break;
+        case CLIENT_BUSY:
+            watch_peer(c);
+            more = false; /* what lies ahead waits for the user */
+            break;
+        case CLIENT_CLOSED: break;
+        }
+        if (was != CLIENT_BUSY && c->state == CLIENT_IDLE) requests++;
+    }
+    c->in_step = false;
+    if (c->state == CLIENT_CLOSED) return;
+    if (!conn_settle(&c->conn)) {
+        lost(c, WHY_CLIENT_GONE);
+        return;
+    }
+    if (more && (c->state != CLIENT_BUSY || conn_readable(&c->conn))) loop_ready(&c->conn.io);
+}
+
+/* ---- the user's side ---- */
+
+void client_accept(struct client *c, struct body *store, uint64_t max) {
+    c->store = store;
+    c->body_max = max;
+}
+
+void client_passed(struct client *c, enum io r) {
+    if (r == IO_AGAIN && c->timer.when == TIMER_NEVER) timer_set(&c->timer, deadline(conf()->send_timeout));
+    if (r == IO_FAIL) {
+        c->conn.broken = true; /* found by the next step, after the user's own */
+        c->conn.io.bits |= LOOP_READABLE;
+        loop_ready(&c->conn.io);
+    }
+}
+
+enum io client_write(struct client *c, const struct iovec *iov, int n) {
+    assert(c->state == CLIENT_BUSY);
+    enum io r = conn_write(&c->conn, iov, n);
+    client_passed(c, r);
+    return r;
+}
+
+void client_resume(struct client *c) {
+    if (!c->in_step) loop_ready(&c->conn.io);
+}
+
+void client_done(struct client *c, bool close) {
+    c->user = NULL;
+    if (c->state == CLIENT_CLOSED) return;
+    assert(c->state == CLIENT_BUSY && !client_owes(c));
+    head_over(c);
+    bool whole = c->http.ended;
+    c->store = NULL;
+    if (close || c->close_after || draining || (c->expects && !whole)) {
+        conn_shut(&c->conn);
+        client_set(c, CLIENT_LINGER);
+    } else if (whole) {
+        next_message(c);
+        client_set(c, CLIENT_IDLE);
+    } else {
+        c->body_start = clock_ms();
+        client_set(c, CLIENT_DISCARD);
+    }
+    if (conn_in(&c->conn).len || conn_readable(&c->conn)) client_resume(c);
+}
+
+void client_cut(struct client *c, bool reset) {
+    c->user = NULL;
+    if (c->state == CLIENT_CLOSED) return;
+    if (reset || !client_owes(c)) {
+        if (reset) conn_reset(&c->conn);
+        client_close(c);
+        return;
+    }
+    client_set(c, CLIENT_LINGER); /* flush half-closes once all has gone; the deadline closes in any case */
+}
+
+static void expired(struct timer *t) {
+    struct client *c = list_entry(t, struct client, timer);
+    switch ((enum client_state)c->state) {
+    case CLIENT_IDLE:
+    case CLIENT_LINGER:
+    case CLIENT_DISCARD: client_close(c); break;
+    case CLIENT_HEAD: refuse(c, WHY_SLOW_HEAD, NULL); break;
+    case CLIENT_BODY: refuse(c, WHY_SLOW_BODY, NULL); break;
+    case CLIENT_BUSY:
+        conn_reset(&c->conn); /* megabytes may wait in the kernel for one who reads nothing */
+        lost(c, WHY_CLIENT_SLOW);
+        break;
+    case CLIENT_CLOSED: break;
+    }
+}
+
+struct client *client_new(int fd, const struct sock_addr *peer, bool admin, const struct client_user *api) {
+    struct client *c = slab_get(&slab);
+    if (!conn_open(&c->conn, fd, CONN_CLIENT, on_ready)) {
+        slab_put(&slab, c);
+        close(fd);
+        return NULL;
+    }
+    list_init(&c->link);
+    c->api = api;
+    c->admin = admin;
+    if (peer->u.sa.sa_family != AF_UNIX) {
+        size_t n = offsetof(struct sock_addr, u) + peer->len;
+        c->peer = must_alloc(n);
+        memcpy(c->peer, peer, n);
+    }
+    timer_init(&c->timer, expired);
+    next_message(c);
+    if (!admin) count++;
+    client_set(c, CLIENT_IDLE);
+    c->conn.io.bits |= LOOP_READABLE; /* the request is often here already: one read tells, and saves a wait */
+    loop_ready(&c->conn.io);
+    return c;
+}
+
+struct list *client_idle_list(void) {
+    return &idle_list;
+}
+
+struct list *client_busy_list(void) {
+    return &busy_list;
+}
+
+unsigned client_count(void) {
+    return count;
+}
+
+unsigned client_idle_count(void) {
+    unsigned n = 0;
+    list_each(it, &idle_list) n += !list_entry(it, struct client, link)->admin;
+    return n;
+}
+
+bool client_close_longest_idle(void) {
+    list_each(it, &idle_list) {
+        struct client *c = list_entry(it, struct client, link);
+        if (c->admin) continue;
+        client_close(c);
+        return true;
+    }
+    return false;
+}
+
+void client_drain_all(void) {
+    draining = true;
+    list_each_safe(it, &idle_list) {
+        struct client *c = list_entry(it, struct client, link);
+        c->close_after = true;
+        step(c); /* one last read: what was sent before is served */
+        if (c->state == CLIENT_IDLE) client_close(c);
+    }
+    list_each(it, &busy_list) list_entry(it, struct client, link)->close_after = true;
+}

@@ -1,0 +1,238 @@
+/* dispatch: picks, slots and queues.
+ * In: requests that know their pool and key. Out: granted or refused. Owns the queues (in the pools' live parts) and every
+ * endpoint's in_flight. Opens no connection; never calls a request that left.
+ *
+ *   start --pick--> granted --release--> (slot free: marked) ... end of the turn: first in each queue is granted
+ *            | full: queue --timeout, queue full--> refused WHY_FULL
+ *            | none up: fallback pool, its fallback, ... --> refused WHY_NO_ENDPOINT                                  */
+#include "dispatch.h"
+
+#include <assert.h>
+
+#include "clock.h"
+#include "loop.h"
+#include "slab.h"
+
+#define VISITED_MAX 32 /* pools in one chain of fallbacks; conf refuses circles */
+
+struct tried {
+    struct endpoint *endpoints[ROUTE_TRIED_MAX]; /* references */
+    size_t count;
+};
+
+static struct slab slab = {.size = sizeof(struct tried), .clear = sizeof(struct tried)};
+static unsigned queued;
+static void wake_queues(struct loop_task *t);
+static struct loop_task wake_task;
+
+static void queue_expired(struct timer *t);
+
+void dispatch_init(struct dispatch *d, const struct dispatch_user *api) {
+    list_init(&d->link);
+    timer_init(&d->timer, queue_expired);
+    d->api = api;
+}
+
+unsigned dispatch_queued(void) {
+    return queued;
+}
+
+void dispatch_wake(void) {
+    if (!queued) return;
+    if (!wake_task.run) loop_task_init(&wake_task, wake_queues);
+    loop_defer(&wake_task);
+}
+
+static void leave_queue(struct dispatch *d) {
+    if (!d->queued_at) return;
+    list_remove(&d->link);
+    timer_drop(&d->timer);
+    d->pool->live->queued--;
+    queued--;
+    d->queue_ms += clock_ms() - d->queued_at;
+    histogram_add(&d->pool->live->stats.queue_wait, clock_ms() - d->queued_at);
+    d->queued_at = 0;
+}
+
+static void give_back_slot(struct dispatch *d) {
+    if (!d->member) return;
+    struct endpoint *e = d->endpoint;
+    assert(e->in_flight && d->stats->in_flight);
+    e->in_flight--;
+    d->stats->in_flight--;
+    d->member = NULL;
+    d->endpoint = NULL;
+    endpoint_unref(e);
+    dispatch_wake();
+}
+
+static void take_slot(struct dispatch *d, struct route_pick pick) {
+    leave_queue(d);
+    d->member = pick.member;
+    d->endpoint = pick.member->endpoint;
+    d->affinity = (uint8_t)pick.affinity;
+    d->tries++;
+    endpoint_ref(d->endpoint);
+    d->endpoint->in_flight++;
+    d->endpoint->requests++;
+    d->stats = pick.member->stats;
+    d->stats->in_flight++;
+    if (d->tries > 1) d->stats->retries++;
+    /* One offer at a time to a down endpoint without probes: the next one waits for this one's outcome. */
+    if (d->endpoint->state != ENDPOINT_UP) d->endpoint->offer_at = clock_ms() + d->endpoint->offer_delay;
+}
+
+static void join_queue(struct dispatch *d) {
+    const struct conf_policy *policy = &d->pool->conf->policy;
+    struct pool_live *live = d->pool->live;
+    if (live->queued >= policy->queue_size) {
+        d->api->refused(d, WHY_FULL);
+        return;
+    }
+    list_push_back(&live->queue, &d->link);
+    live->queued++;
+    queued++;
+    d->queued_at = clock_ms();
+    if (policy->queue_timeout) timer_set(&d->timer, d->queued_at + policy->queue_timeout);
+}
+
+void dispatch_move(struct dispatch *d, const struct pool *p) {
+    int64_t since = d->queued_at, waited = d->queue_ms;
+    d->stats = NULL; /* of a member of the world that goes */
+    if (p && p->live == d->pool->live) {
+        d->pool = p;
+        return;
+    }
+    leave_queue(d);
+    d->pool = p;
+    if (!p) return;
+    join_queue(d);
+    if (d->queued_at) d->queued_at = since, d->queue_ms = waited;
+}
+
+static void queue_expired(struct timer *t) {
+    struct dispatch *d = list_entry(t, struct dispatch, timer);
+    leave_queue(d);
+    d->api->refused(d, WHY_FULL);
+}
+
+static struct route_pick pick(const struct dispatch *d) {
+    return d->tried ? route_pick(d->pool, d->key, d->tried->endpoints, d->tried->count) : route_pick(d->pool, d->key, NULL, 0);
+}
+
+/* Goes down the chain of fallbacks until a pool has an endpoint, or at least a full one. False: no pool has. */
+static bool choose(struct dispatch *d, const struct pool *p, struct route_pick *out) {
+    for (; p && d->visited < VISITED_MAX; p = p->fallback) {
+        d->pool = p;
+        d->key = d->api->enter(d, p);
+        d->visited++;
+        *out = pick(d);
+        if (out->result != ROUTE_NONE) return true;
+    }
+    return false;
+}
+
+void dispatch_start(struct dispatch *d, const struct pool *p) {
+    struct route_pick got;
+    if (!choose(d, p, &got)) {
+        d->api->refused(d, WHY_NO_ENDPOINT);
+    } else if (got.result == ROUTE_FULL || !list_empty(&d->pool->live->queue)) {
+        join_queue(d); /* also behind those who wait already: first come, first served */
+        dispatch_wake();
+    } else {
+        take_slot(d, got);
+        d->api->granted(d);
+    }
+}
+
+static void note_tried(struct dispatch *d) {
+    if (!d->tried) d->tried = slab_get(&slab);
+    assert(d->tried->count < ROUTE_TRIED_MAX);
+    endpoint_ref(d->endpoint);
+    d->tried->endpoints[d->tried->count++] = d->endpoint;
+}
+
+bool dispatch_next(struct dispatch *d) {
+    struct route_pick got;
+    assert(d->member);
+    unsigned retries = d->pool->conf->policy.retries;
+    note_tried(d);
+    give_back_slot(d);
+    if (d->tries > retries || d->tries >= ROUTE_TRIED_MAX) return false;
+    got = pick(d);
+    if (got.result == ROUTE_NONE && !choose(d, d->pool->fallback, &got)) return false;
+    if (got.result == ROUTE_FULL) {
+        join_queue(d);
+        return true;
+    }
+    take_slot(d, got);
+    d->api->granted(d);
+    return true;
+}
+
+const struct endpoint *dispatch_last(const struct dispatch *d) {
+    if (d->endpoint) return d->endpoint;
+    return d->tried && d->tried->count ? d->tried->endpoints[d->tried->count - 1] : NULL;
+}
+
+void dispatch_release(struct dispatch *d) {
+    leave_queue(d);
+    timer_drop(&d->timer);
+    give_back_slot(d);
+    if (!d->tried) return;
+    for (size_t i = 0; i < d->tried->count; i++)
+        endpoint_unref(d->tried->endpoints[i]);
+    slab_put(&slab, d->tried);
+    d->tried = NULL;
+}
+
+/* The oldest waiting request of this pool, if an endpoint has room for it. True if one was served. */
+static bool serve_first(struct pool_live *live) {
+    if (list_empty(&live->queue)) return false;
+    struct dispatch *d = list_entry(live->queue.next, struct dispatch, link);
+    d->api->refresh(d);
+    if (!d->pool) {
+        d->api->refused(d, WHY_NO_ENDPOINT);
+        return true;
+    }
+    if (d->pool->live != live) return true; /* another pool serves its model now, or it was refused there */
+    struct route_pick got = pick(d);
+    if (got.result == ROUTE_FULL) return false;
+    if (got.result == ROUTE_NONE) { /* its endpoints went down while it waited */
+        const struct pool *next = d->pool->fallback;
+        leave_queue(d);
+        if (!choose(d, next, &got)) {
+            d->api->refused(d, WHY_NO_ENDPOINT);
+            return true;
+        }
+        if (got.result == ROUTE_FULL) {
+            join_queue(d);
+            return true;
+        }
+    }
+    take_slot(d, got);
+    d->api->granted(d);
+    return true;
+}
+
+/* A slot that several pools wait for goes to whoever has waited longest. */
+static void wake_queues(struct loop_task *t) {
+    struct world *w = world_current();
+    (void)t;
+    if (!w) return;
+    world_ref(w);
+    uint64_t stuck[4] = {0}; /* pools whose first cannot be served now; beyond 256 pools the rest waits for the next wake */
+    for (;;) {
+        size_t best = SIZE_MAX;
+        int64_t oldest = INT64_MAX;
+        for (size_t i = 0; i < w->npools && i < 256; i++) {
+            const struct list *q = &w->pools[i].live->queue;
+            if (list_empty(q) || (stuck[i / 64] >> i % 64 & 1)) continue;
+            const struct dispatch *d = list_entry(q->next, struct dispatch, link);
+            if (d->queued_at < oldest) oldest = d->queued_at, best = i;
+        }
+        if (best == SIZE_MAX) break;
+        if (!serve_first(w->pools[best].live)) stuck[best / 64] |= 1ull << best % 64;
+    }
+    world_unref(w);
+}

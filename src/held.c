@@ -1,0 +1,44 @@
+/* held: one small answer, kept whole until it is understood.
+ * In: an endpoint's 503, head then body. Out: whether its model is loading; or the answer, ready to be sent on.
+ * Owns its bytes, at most LOADING_BODY_MAX and a head. Sends nothing, tries nobody else: the txn does. */
+#include "held.h"
+
+#include "slab.h"
+
+static struct slab slab = {.size = sizeof(struct held), .clear = sizeof(struct held)};
+
+struct held *held_new(const struct http_head *h, const struct head_relay *how, bool client_10) {
+    struct held *held = slab_get(&slab);
+    struct relay with = {0}, without = {0};
+    struct head_relay plain = *how, later = *how;
+    later.retry_after_5 = true;
+    relay_begin(&without, h, &plain, client_10, false);
+    relay_begin(&with, h, &later, client_10, false);
+    held->head = without.head;
+    held->retry_head = with.head;
+    return held;
+}
+
+void held_add(struct held *h, const struct iovec *spans, int n) {
+    for (int i = 0; i < n; i++)
+        buf_put(&h->body, spans[i].iov_base, spans[i].iov_len);
+}
+
+bool held_whole(struct held *h) {
+    return h->loading = loading_is(buf_str(&h->body));
+}
+
+int held_pieces(const struct held *h, struct iovec iov[2]) {
+    const struct buf *head = h->loading ? &h->retry_head : &h->head;
+    iov[0] = (struct iovec){head->mem + head->head, buf_len(head)};
+    if (!buf_len(&h->body)) return 1;
+    iov[1] = (struct iovec){h->body.mem + h->body.head, buf_len(&h->body)};
+    return 2;
+}
+
+void held_free(struct held *h) {
+    buf_free(&h->body);
+    buf_free(&h->head);
+    buf_free(&h->retry_head);
+    slab_put(&slab, h);
+}

@@ -1,0 +1,175 @@
+/* loop: the turn, the ready list, deferred calls and the graveyard.
+ * In: descriptors and their owners' callbacks. Out: calls, one a descriptor a turn. Owns the epoll descriptor and its lists;
+ * knows no HTTP and no connection.
+ *
+ *   wait -> bits set, fds onto the ready list -> timers -> ready list (as it stood) -> deferred -> graveyard -> wait
+ *
+ * Edges are told once; a bit stays set until the owner has read or written to the end, and an owner that stops early puts itself
+ * on the ready list again: while that is not empty the next wait does not wait. Memory is released only after everything that a
+ * stale event or list could lead to has run. */
+#include "loop.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "log.h"
+#include "timer.h"
+
+#define EVENTS       256  /* told by one wait */
+#define SLOW_TURN_US 5000 /* worth a line at debug */
+
+struct grave {
+    void *ptr;
+    void (*release)(void *);
+};
+
+static int epfd = -1;
+static bool stopping;
+static struct list ready = {&ready, &ready};
+static struct list tasks = {&tasks, &tasks};
+static struct grave *graves;
+static size_t ngraves, grave_room;
+static struct loop_stats stats;
+
+const char *loop_open(void) {
+    assert(epfd < 0);
+    epfd = epoll_create1(EPOLL_CLOEXEC);
+    stopping = false;
+    return epfd < 0 ? "epoll_create1 failed" : NULL;
+}
+
+bool loop_add(struct loop_fd *io, int fd, void (*cb)(struct loop_fd *)) {
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = io};
+    *io = (struct loop_fd){.ready = cb, .fd = fd, .bits = LOOP_WRITABLE};
+    list_init(&io->link);
+    return epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev) == 0;
+}
+
+void loop_remove(struct loop_fd *io) {
+    if (io->fd < 0) return;
+    list_remove(&io->link);
+    epoll_ctl(epfd, EPOLL_CTL_DEL, io->fd, NULL); /* needed: a dup in a child or a passed fd would keep telling of dead memory */
+    io->fd = -1;
+}
+
+void loop_ready(struct loop_fd *io) {
+    if (!list_linked(&io->link)) list_push_back(&ready, &io->link);
+}
+
+void loop_task_init(struct loop_task *t, void (*run)(struct loop_task *)) {
+    list_init(&t->link);
+    t->run = run;
+}
+
+void loop_defer(struct loop_task *t) {
+    if (!list_linked(&t->link)) list_push_back(&tasks, &t->link);
+}
+
+void loop_undefer(struct loop_task *t) {
+    list_remove(&t->link);
+}
+
+void loop_bury(void *ptr, void (*release)(void *)) {
+    if (ngraves == grave_room) {
+        grave_room = grave_room ? 2 * grave_room : 64;
+        graves = must_realloc(graves, grave_room * sizeof *graves);
+    }
+    graves[ngraves++] = (struct grave){ptr, release};
+}
+
+static void release_graves(void) {
+    for (size_t i = 0; i < ngraves; i++)
+        graves[i].release(graves[i].ptr);
+    ngraves = 0;
+}
+
+static void run_tasks(void) {
+    while (!list_empty(&tasks)) {
+        struct loop_task *t = list_entry(tasks.next, struct loop_task, link);
+        list_remove(&t->link);
+        t->run(t);
+    }
+}
+
+static void run_ready(void) {
+    struct list now;
+    list_init(&now);
+    list_splice(&now, &ready); /* who gets ready from here on has its turn in the next one */
+    while (!list_empty(&now)) {
+        struct loop_fd *io = list_entry(now.next, struct loop_fd, link);
+        list_remove(&io->link);
+        io->ready(io);
+    }
+}
+
+static void note(const struct epoll_event *ev) {
+    struct loop_fd *io = ev->data.ptr;
+    if (io->fd < 0) return;
+    if (ev->events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) io->bits |= LOOP_READABLE;
+    if (ev->events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) io->bits |= LOOP_WRITABLE;
+    if (ev->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) io->bits |= LOOP_HUP;
+    loop_ready(io);
+}
+
+static int wait_ms(int max) {
+    if (!list_empty(&ready) || !list_empty(&tasks)) return 0;
+    int64_t next = timer_next();
+    if (next == TIMER_NEVER) return max;
+    int64_t left = next - clock_ms();
+    if (left < 0) left = 0;
+    if (max >= 0 && left > max) left = max;
+    return left > 60000 ? 60000 : (int)left;
+}
+
+static void count_turn(int64_t us) {
+    unsigned bucket = 0;
+    while (bucket < LOOP_BUSY_BUCKETS - 1 && us >= (int64_t)1 << bucket)
+        bucket++;
+    stats.turns++;
+    stats.busy_us += (uint64_t)us;
+    stats.busy[bucket]++;
+    if ((uint64_t)us > stats.longest_us) stats.longest_us = (uint64_t)us;
+    if (us > SLOW_TURN_US) log_debug("loop", "a turn took %lld us", (long long)us);
+}
+
+void loop_turn(int max_wait_ms) {
+    struct epoll_event events[EVENTS];
+    int n = epoll_wait(epfd, events, EVENTS, wait_ms(max_wait_ms));
+    int64_t woke = clock_now_us();
+    clock_update();
+    assert(n >= 0 || errno == EINTR);
+    for (int i = 0; i < n; i++)
+        note(&events[i]);
+    timer_run(clock_ms());
+    run_ready();
+    run_tasks();
+    release_graves();
+    count_turn(clock_now_us() - woke);
+}
+
+void loop_run(void) {
+    while (!stopping)
+        loop_turn(-1);
+}
+
+void loop_stop(void) {
+    stopping = true;
+}
+
+void loop_close(void) {
+    run_tasks();
+    release_graves();
+    free(graves);
+    graves = NULL;
+    grave_room = 0;
+    if (epfd >= 0) close(epfd);
+    epfd = -1;
+}
+
+const struct loop_stats *loop_stats(void) {
+    return &stats;
+}

@@ -1,0 +1,377 @@
+/* usage: token counts and the moment of the first token, read from an answer's bytes on their way to the client.
+ * In: spans of a body, cut anywhere. Out: counts, and a mark when the first content came. Owns one block while an event, a line or
+ * a JSON body is unfinished; whole ones are read where they lie. Must never change, hold or delay a byte, nor cost what a token does:
+ * an event without the name of a count in it is looked over at memchr's speed, only the others (and those before the first token) are
+ * parsed. Counts are an endpoint's words: what is not a sane number is not told.
+ *
+ *   feed: --record ends in this span--> read in place          A record is an SSE event, a line, or a whole JSON body.
+ *         --it goes on----------------> kept (last USAGE_TAIL bytes: a ring once it is longer) --it ends--> read
+ *   read: whole --> cJSON;   its front lost --> the members at its end are made an object again (front_restored) --> cJSON */
+#include "usage.h"
+
+#include <cjson/cJSON.h>
+#include <string.h>
+
+#include "block.h"
+
+#define COUNT_MAX 9007199254740992.0 /* 2^53: beyond it a double tells no units */
+#define PREFIX    "{\"response\":{"  /* what a lost front is replaced by, at most */
+
+enum line { LINE_EMPTY, LINE_CR, LINE_TEXT }; /* what stands on the line that is not finished */
+
+enum usage_kind usage_kind(struct str content_type) {
+    struct str type;
+    str_cut(content_type, ';', &type);
+    type = str_trim(type);
+    if (str_ieq(type, STR("text/event-stream"))) return USAGE_SSE;
+    if (str_ieq(type, STR("application/json"))) return USAGE_JSON;
+    if (str_ieq(type, STR("application/x-ndjson")) || str_ieq(type, STR("application/ndjson")) ||
+        str_ieq(type, STR("application/jsonl")))
+        return USAGE_NDJSON;
+    return USAGE_OFF;
+}
+
+/* ---- what a parsed record tells ---- */
+
+static const cJSON *member(const cJSON *object, const char *name) {
+    return cJSON_IsObject(object) ? cJSON_GetObjectItemCaseSensitive(object, name) : NULL;
+}
+
+static bool has_text(const cJSON *object, const char *name) {
+    const cJSON *m = member(object, name);
+    return m && cJSON_IsString(m) && *m->valuestring;
+}
+
+static bool has_any(const cJSON *object, const char *const *names) {
+    for (; *names; names++) {
+        const cJSON *m = member(object, *names);
+        if (m && (has_text(object, *names) || ((cJSON_IsArray(m) || cJSON_IsObject(m)) && m->child))) return true;
+    }
+    return false;
+}
+
+static bool choice_has_content(const cJSON *choice) {
+    static const char *const names[] = {"content",    "reasoning_content", "reasoning", "refusal",
+                                        "tool_calls", "function_call",     NULL};
+    return has_text(choice, "text") || has_any(member(choice, "delta"), names);
+}
+
+/* Events with a type: Anthropic's content_block_delta, the Responses API's response.output_text.delta and its like. */
+static bool typed_has_content(const cJSON *root, struct str type) {
+    if (str_eq(type, STR("content_block_delta"))) {
+        const cJSON *delta = member(root, "delta");
+        for (const cJSON *m = delta ? delta->child : NULL; m; m = m->next)
+            if (m->string && strcmp(m->string, "type") != 0 && cJSON_IsString(m) && *m->valuestring) return true;
+        return false;
+    }
+    return str_starts(type, STR("response.")) && str_ends(type, STR(".delta")) && has_text(root, "delta");
+}
+
+static bool has_content(const cJSON *root) {
+    static const char *const ollama[] = {"content", "thinking", "tool_calls", NULL};
+    const cJSON *choices = member(root, "choices"), *type = member(root, "type"), *message = member(root, "message");
+    for (const cJSON *c = choices && cJSON_IsArray(choices) ? choices->child : NULL; c; c = c->next)
+        if (choice_has_content(c)) return true;
+    if (type && cJSON_IsString(type)) return typed_has_content(root, str_of(type->valuestring));
+    /* Ollama's chat and generate, then llama.cpp's own completion. */
+    return has_any(message, ollama) || has_text(root, "response") || has_text(root, "thinking") || has_text(root, "content");
+}
+
+/* -1 if it is not told, or is no sane count. */
+static int64_t count(const cJSON *object, const char *name) {
+    const cJSON *m = member(object, name);
+    if (!m || !cJSON_IsNumber(m) || !(m->valuedouble >= 0 && m->valuedouble <= COUNT_MAX)) return -1;
+    return (int64_t)m->valuedouble;
+}
+
+static int64_t sum(int64_t a, int64_t b) {
+    return a < 0 || b < 0 ? a : a + b;
+}
+
+static void tell(int64_t *to, int64_t n) {
+    if (n > *to) *to = n;
+}
+
+/* OpenAI's and Anthropic's `usage`. Anthropic's input_tokens leave out what its cache brought or took. */
+static void read_usage(struct usage_counts *c, const cJSON *usage) {
+    int64_t cache_read = count(usage, "cache_read_input_tokens"), cache_made = count(usage, "cache_creation_input_tokens");
+    tell(&c->prompt, count(usage, "prompt_tokens"));
+    tell(&c->prompt, sum(sum(count(usage, "input_tokens"), cache_read), cache_made));
+    tell(&c->cached, count(member(usage, "prompt_tokens_details"), "cached_tokens"));
+    tell(&c->cached, count(member(usage, "input_tokens_details"), "cached_tokens"));
+    tell(&c->cached, cache_read);
+    tell(&c->completion, count(usage, "completion_tokens"));
+    tell(&c->completion, count(usage, "output_tokens"));
+}
+
+/* llama.cpp's own. Its tokens_cached is in most versions all that lies in the slot afterwards, the answer included: it tells
+ * what of the prompt was cached only where it is less than the prompt, and where timings do not tell it better. */
+static void read_llama(struct usage_counts *c, const cJSON *root) {
+    const cJSON *timings = member(root, "timings");
+    int64_t cached = count(timings, "cache_n"), evaluated = count(root, "tokens_evaluated"), slot = count(root, "tokens_cached");
+    tell(&c->prompt, sum(count(timings, "prompt_n"), cached));
+    tell(&c->completion, count(timings, "predicted_n"));
+    tell(&c->prompt, evaluated);
+    tell(&c->completion, count(root, "tokens_predicted"));
+    if (cached < 0 && slot < evaluated) cached = slot;
+    tell(&c->cached, cached);
+}
+
+static void read_counts(struct usage_counts *c, const cJSON *root) {
+    read_usage(c, member(root, "usage"));
+    read_usage(c, member(member(root, "response"), "usage")); /* response.completed of the Responses API */
+    read_usage(c, member(member(root, "message"), "usage"));  /* message_start of Anthropic */
+    read_llama(c, root);
+    tell(&c->prompt, count(root, "prompt_eval_count")); /* Ollama */
+    tell(&c->completion, count(root, "eval_count"));
+}
+
+/* ---- is it worth parsing? ---- */
+
+static bool follows(const char *p, const char *end, struct str what) {
+    return (size_t)(end - p) >= what.len && memcmp(p, what.ptr, what.len) == 0;
+}
+
+/* The names of all counts have an underscore in them, which is rare enough to be run after, and end at a quote, which inside a string
+ * would be escaped. So `"usage":null` and whatever the answer talks about cost nothing. */
+static bool may_have_counts(struct str s) {
+    const char *end = s.ptr + s.len;
+    bool native = false;
+    for (const char *p = s.ptr; p < end && (p = memchr(p, '_', (size_t)(end - p)));) {
+        p++;
+        if (follows(p, end, STR("tokens\"")) || follows(p, end, STR("n\"")) || follows(p, end, STR("count\""))) return true;
+        if (follows(p, end, STR("predicted\"")) || follows(p, end, STR("evaluated\""))) native = true;
+    }
+    /* llama.cpp's own stream counts in every event; the last one is enough. */
+    return native && !memmem(s.ptr, s.len, "\"stop\":false", sizeof "\"stop\":false" - 1);
+}
+
+/* ---- a record whose front is lost ---- */
+
+/* Behind the string whose first quote is at p; NULL if it does not end. */
+static const char *string_end(const char *p, const char *end) {
+    for (p++; p < end && *p != '"'; p++)
+        if (*p == '\\') p++;
+    return p < end ? p + 1 : NULL;
+}
+
+/* The first place where a string begins for sure: inside one, the quote before such a name would have a backslash, and behind one no
+ * letter may follow. Of the very first byte nobody knows what stood before it. */
+static const char *find_string(struct str s) {
+    static const struct str names[] = {{"usage\"", 6},       {"timings\"", 8},           {"prompt_eval_count\"", 18},
+                                       {"eval_count\"", 11}, {"tokens_evaluated\"", 17}, {"tokens_predicted\"", 17}};
+    const char *end = s.ptr + s.len, *p = s.ptr;
+    while (p < end && (p = memchr(p, '"', (size_t)(end - p)))) {
+        p++;
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+            if (follows(p, end, names[i]) && p - 1 > s.ptr && p[-2] != '\\') return p - 1;
+    }
+    return NULL;
+}
+
+static int step(char c) {
+    return (c == '{' || c == '[') - (c == '}' || c == ']');
+}
+
+/* How many levels are open at p, if the text is whole at its end: those that are closed behind it. 0: it is not. */
+static int levels_at(const char *p, const char *end) {
+    int levels = 0;
+    while (p && p < end) {
+        levels -= step(*p);
+        p = *p == '"' ? string_end(p, end) : p + 1;
+    }
+    return p && levels > 0 ? levels : 0;
+}
+
+static bool is_key(const char *after, const char *end) {
+    while (after < end && (*after == ' ' || *after == '\t' || *after == '\n' || *after == '\r'))
+        after++;
+    return after < end && *after == ':';
+}
+
+/* The first key at p or behind it that stands in the outermost object, or in one right inside it. */
+static const char *outer_key(const char *p, const char *end, int *levels) {
+    while (p<end && * levels> 0) {
+        const char *after = *p == '"' ? string_end(p, end) : p + 1;
+        if (!after) return NULL;
+        if (*p == '"' && *levels <= 2 && is_key(after, end)) return p;
+        *levels += step(*p);
+        p = after;
+    }
+    return NULL;
+}
+
+/* Makes the end of an object an object again: from a key that can be told, with as many brackets before it as are closed behind it.
+ * An object inside it is taken for `response`, for that is where the one long event with counts in it has them. */
+static struct str front_restored(struct str s, char *room) {
+    const char *end = s.ptr + s.len, *p = find_string(s);
+    int levels = p ? levels_at(p, end) : 0;
+    p = levels ? outer_key(p, end, &levels) : NULL;
+    if (!p) return STR_NONE;
+    size_t prefix = levels == 1 ? 1 : sizeof PREFIX - 1;
+    memcpy(room, PREFIX, prefix);
+    memcpy(room + prefix, p, (size_t)(end - p));
+    return (struct str){room, prefix + (size_t)(end - p)};
+}
+
+/* ---- records ---- */
+
+/* What the data lines of an event say; where there are several they are joined in `room` (HTML 9.2.6). */
+static struct str event_data(struct str event, char *room) {
+    struct str data = STR_NONE, line;
+    while (event.len) {
+        event = str_cut(event, '\n', &line);
+        if (!str_starts(line, STR("data:"))) continue;
+        line.ptr += 5, line.len -= 5;
+        if (!data.ptr) {
+            data = line;
+            continue;
+        }
+        if (data.ptr != room) memcpy(room, data.ptr, data.len);
+        memcpy(room + data.len, line.ptr, line.len); /* without the LF between them: JSON does not need it */
+        data = (struct str){room, data.len + line.len};
+    }
+    return data;
+}
+
+/* The front of a long event may be no more than its first lines; else its end is the end of one long line. */
+static struct str event_end_data(struct str event, char *room) {
+    struct str line, rest = str_cut(event, '\n', &line), data = event_data(rest, room);
+    return data.len ? data : front_restored(line, room);
+}
+
+static struct str json_of(const struct usage *u, struct str record, char *room) {
+    if (u->kind == USAGE_SSE) return u->cut ? event_end_data(record, room) : event_data(record, room);
+    return u->cut ? front_restored(record, room) : record;
+}
+
+static void parse_record(struct usage *u, struct str record, bool counts) {
+    char room[sizeof PREFIX + USAGE_TAIL];
+    struct str json = json_of(u, record, room);
+    while (json.len && (*json.ptr == ' ' || *json.ptr == '\r' || *json.ptr == '\n' || *json.ptr == '\t'))
+        json.ptr++, json.len--;
+    if (!json.len || *json.ptr != '{') return; /* "[DONE]" */
+    cJSON *root = cJSON_ParseWithLength(json.ptr, json.len);
+    if (!u->seen_token && u->kind != USAGE_JSON && !u->cut && has_content(root)) u->seen_token = u->first_token = true;
+    if (counts) read_counts(&u->counts, root);
+    cJSON_Delete(root);
+}
+
+/* At most USAGE_TAIL bytes; with u->cut they are the end of more. */
+static void read_record(struct usage *u, struct str record) {
+    bool counts = may_have_counts(record), token = !u->seen_token && u->kind != USAGE_JSON && !u->cut;
+    if (counts || token) parse_record(u, record, counts);
+}
+
+static void read_in_place(struct usage *u, struct str record) {
+    u->cut = record.len > USAGE_TAIL;
+    if (u->cut) record = (struct str){record.ptr + record.len - USAGE_TAIL, USAGE_TAIL};
+    read_record(u, record);
+    u->cut = false;
+}
+
+/* ---- records in pieces ---- */
+
+static bool tail_room(struct usage *u, size_t n) {
+    size_t got;
+    if (u->tail && n <= u->tail_cap) return true;
+    char *mem = block_get(n, &got);
+    if (!mem) return false;
+    if (u->tail) {
+        memcpy(mem, u->tail, u->tail_len);
+        block_put(u->tail, u->tail_cap);
+    }
+    u->tail = mem;
+    u->tail_cap = (uint32_t)got;
+    return true;
+}
+
+/* tail_len is where the next byte goes: the length, or once it is cut the place in the ring. */
+static void keep(struct usage *u, struct str s) {
+    size_t total = u->tail_len + s.len;
+    if (u->lost) return;
+    if (!tail_room(u, total < USAGE_TAIL ? total : USAGE_TAIL)) {
+        u->lost = true; /* no memory: nobody will know what this one said */
+        return;
+    }
+    if (total > USAGE_TAIL) u->cut = true;
+    if (s.len > USAGE_TAIL) s = (struct str){s.ptr + s.len - USAGE_TAIL, USAGE_TAIL};
+    while (s.len) {
+        size_t at = u->tail_len % USAGE_TAIL, n = USAGE_TAIL - at;
+        if (n > s.len) n = s.len;
+        memcpy(u->tail + at, s.ptr, n);
+        u->tail_len = (uint32_t)(at + n);
+        s = (struct str){s.ptr + n, s.len - n};
+    }
+}
+
+static void drop_tail(struct usage *u) {
+    if (u->tail) block_put(u->tail, u->tail_cap);
+    u->tail = NULL;
+    u->tail_len = u->tail_cap = 0;
+    u->cut = u->lost = false;
+}
+
+static void read_cut_tail(struct usage *u) {
+    char record[USAGE_TAIL];
+    size_t at = u->tail_len % USAGE_TAIL;
+    memcpy(record, u->tail + at, USAGE_TAIL - at);
+    memcpy(record + USAGE_TAIL - at, u->tail, at);
+    read_record(u, (struct str){record, USAGE_TAIL});
+}
+
+static void read_kept(struct usage *u) {
+    if (u->tail && !u->lost) {
+        if (u->cut)
+            read_cut_tail(u);
+        else
+            read_record(u, (struct str){u->tail, u->tail_len});
+    }
+    drop_tail(u);
+}
+
+/* Where the record ends that goes on at p: behind an empty line or a line, or NULL. A CR before a LF does not count; alone it ends
+ * nothing, though the standard would have it so: no server does that. */
+static const char *record_end(struct usage *u, const char *p, const char *end) {
+    if (u->kind == USAGE_JSON) return NULL;
+    while (p < end) {
+        const char *lf = memchr(p, '\n', (size_t)(end - p));
+        size_t n = (size_t)((lf ? lf : end) - p);
+        bool blank = n == 0 || (n == 1 && *p == '\r' && u->line == LINE_EMPTY);
+        if (!lf) {
+            u->line = blank && u->line == LINE_EMPTY ? LINE_CR : LINE_TEXT;
+            return NULL;
+        }
+        blank = blank && u->line != LINE_TEXT;
+        u->line = LINE_EMPTY;
+        p = lf + 1;
+        if (blank || u->kind == USAGE_NDJSON) return p;
+    }
+    return NULL;
+}
+
+void usage_begin(struct usage *u, enum usage_kind kind) {
+    *u = (struct usage){.counts = {-1, -1, -1}, .kind = (uint8_t)kind, .line = LINE_EMPTY};
+}
+
+void usage_feed(struct usage *u, const char *data, size_t len) {
+    if (u->kind == USAGE_OFF || !len) return;
+    const char *end = data + len;
+    while (data < end) {
+        const char *stop = record_end(u, data, end);
+        struct str piece = {data, (size_t)((stop ? stop : end) - data)};
+        bool first = !u->tail && !u->lost;
+        if (stop && first) {
+            read_in_place(u, piece);
+        } else {
+            keep(u, piece);
+            if (stop) read_kept(u);
+        }
+        data += piece.len;
+    }
+}
+
+void usage_end(struct usage *u) {
+    if (u->kind != USAGE_OFF) read_kept(u);
+    u->kind = USAGE_OFF;
+}

@@ -1,0 +1,279 @@
+"""Contract 2: how long the router waits for an endpoint, and that one which vanished without a word is noticed."""
+import ctypes
+import os
+import re
+import socket
+import subprocess
+import time
+
+import pytest
+
+from harness import Truncated
+from harness.mortal import mortal
+from harness.upstream import chunk, wait_until
+
+
+def sockets_to(router, port):
+    """The router's sockets that are connected to that port, as duplicates of our own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pidfd = os.pidfd_open(router.pid)
+    found = []
+    for name in os.listdir(f"/proc/{router.pid}/fd"):
+        if not os.readlink(f"/proc/{router.pid}/fd/{name}").startswith("socket:"):
+            continue
+        fd = libc.syscall(438, pidfd, int(name), 0)  # pidfd_getfd(2)
+        assert fd >= 0, os.strerror(ctypes.get_errno())
+        sock = socket.socket(fileno=fd)
+        try:
+            if sock.family == socket.AF_INET and sock.getpeername()[1] == port:
+                found.append(sock)
+                continue
+        except OSError:
+            pass
+        sock.close()
+    os.close(pidfd)
+    return found
+
+
+# connect
+
+
+def test_connect_timeout(lab):
+    router = lab.router(lab.blackhole(), pool={"connect_timeout": "300ms"})
+    began = time.monotonic()
+    response = router.chat()
+    assert (response.status, response.error["code"]) == (502, "upstream_error")
+    assert 0.28 <= time.monotonic() - began < 3
+    line = router.access_lines(1)[0]
+    assert line["end"] == "upstream_error" and line["duration_ms"] >= 300
+
+
+def test_connect_timeout_is_each_endpoints(lab):
+    router = lab.router([lab.blackhole() for _ in range(3)], pool={"connect_timeout": "300ms"})
+    began = time.monotonic()
+    assert router.chat().status == 502
+    assert 0.85 <= time.monotonic() - began < 5
+    assert router.access_lines(1)[0]["tries"] == 3
+
+
+def test_connect_timeout_leaves_no_descriptor(lab):
+    router = lab.router(lab.blackhole(), pool={"connect_timeout": "100ms", "health": {"interval": 0, "fall": 99}})
+    router.chat()
+    before = router.fds()
+    for _ in range(5):
+        router.chat()
+    router.wait_fds(before)
+
+
+# first byte
+
+
+def test_first_byte_timeout_0_waits(lab):
+    up, router, client = lab.scripted_pair()
+    client.chat()
+    conn = up.accept()
+    conn.rxreq()
+    assert client.is_silent(1)  # and no other limit strikes
+    conn.txresp(200, body=b"late")
+    assert client.read_response().body == b"late"
+
+
+def test_first_byte_timeout_ends_with_the_head(lab):
+    up, router, client = lab.scripted_pair(pool={"first_byte_timeout": "400ms"})
+    client.chat(stream=True)
+    conn = up.accept()
+    conn.rxreq()
+    conn.sse_head()
+    events = client.sse(client.read_head())
+    time.sleep(0.8)  # beyond it
+    conn.event("one")
+    assert next(events) == b"data: one"
+    conn.sse_end()
+    assert list(events) == [b"data: [DONE]"]
+
+
+@pytest.mark.parametrize("sent", ["HTTP/1.1 200 OK\r\nContent-", "HTTP/1.1 102 Processing\r\n\r\n"], ids=["half a head", "1xx"])
+def test_a_head_that_stalls_is_504(lab, sent):
+    """Its first byte came, so the limit is the one between two bytes; to the client nothing went yet."""
+    up, router, client = lab.scripted_pair(pool={"first_byte_timeout": "300ms", "stream_idle_timeout": "600ms"})
+    client.chat()
+    conn = up.accept()
+    conn.rxreq()
+    conn.tx(sent)
+    response = client.read_response()
+    assert (response.status, response.error["code"]) == (504, "upstream_timeout")
+    conn.wait_close()
+
+
+# between two bytes
+
+
+def test_bytes_keep_a_stream_alive(lab):
+    up, router, client = lab.scripted_pair(pool={"stream_idle_timeout": "400ms"})
+    client.chat(stream=True)
+    conn = up.accept()
+    conn.rxreq()
+    conn.sse_head()
+    events = client.sse(client.read_head())
+    for n in range(12):
+        time.sleep(0.1)  # thrice the timeout in all
+        conn.event(str(n))
+        assert next(events) == b"data: %d" % n
+    conn.sse_end()
+    assert list(events) == [b"data: [DONE]"]
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_body_that_stalls_is_cut(lab, framing):
+    up, router, client = lab.scripted_pair(pool={"stream_idle_timeout": "400ms"})
+    client.chat()
+    conn = up.accept()
+    conn.rxreq()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    conn.tx(head + (b"Content-Length: 100\r\n\r\nhalf" if framing == "length" else b"Transfer-Encoding: chunked\r\n\r\n" + chunk(b"half")))
+    began = time.monotonic()
+    response = client.read_cut()
+    assert response.body == b"half" and 0.3 <= time.monotonic() - began < 3
+    conn.wait_close()
+    assert router.access_lines(1)[0]["end"] == "upstream_timeout"
+
+
+def test_stream_idle_timeout_0_waits(lab):
+    up, router, client = lab.scripted_pair(pool={"stream_idle_timeout": 0})
+    client.chat()
+    conn = up.accept()
+    conn.rxreq()
+    conn.tx("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
+    client.recv_until(b"half")
+    assert client.is_silent(1)
+    conn.tx("done")
+    assert client.recv_exact(4) == b"done"
+
+
+def test_stream_idle_timeout_runs_again_once_the_client_takes(lab):
+    """The endpoint stalls while a slow client has bytes to take: the time counts from when they are gone."""
+    up, router, client = lab.scripted_pair(pool={"stream_idle_timeout": "700ms"})
+    slow = lab.client(router, rcvbuf=4096)
+    slow.chat()
+    conn = up.accept()
+    conn.rxreq()
+    conn.tx(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    big = chunk(b"x" * 65_536)
+    conn.sock.settimeout(0.5)
+    sent = 0
+    with pytest.raises(TimeoutError):
+        while sent < 400 << 20:
+            conn.sock.sendall(big)
+            sent += 65_536
+    time.sleep(1)  # the client takes nothing, for longer than the timeout
+    head = slow.read_head()
+    taken = 0
+    with pytest.raises(Truncated):  # what lies in the buffers comes; then the stalled endpoint is given up
+        for part in slow.body_parts(head):
+            taken += len(part)
+    assert taken > 65_536
+    assert router.access_lines(1)[0]["end"] == "upstream_timeout"
+
+
+# a host that vanishes
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["in use", "idle"])
+def test_endpoint_sockets_notice_a_vanished_host_within_a_minute(lab, idle):
+    up, router, client = lab.scripted_pair()
+    client.chat()
+    conn = up.accept()
+    conn.rxreq()
+    if idle:
+        conn.txresp(200, body=b"x")
+        client.read_response()
+    (sock,) = sockets_to(router, up.port)
+    try:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        get = lambda option: sock.getsockopt(socket.IPPROTO_TCP, option)  # noqa: E731
+        assert get(socket.TCP_KEEPIDLE) + get(socket.TCP_KEEPINTVL) * get(socket.TCP_KEEPCNT) <= 60
+        assert 0 < get(socket.TCP_USER_TIMEOUT) <= 60_000  # for what was sent and never acknowledged
+        assert get(socket.TCP_NODELAY) == 1
+    finally:
+        sock.close()
+
+
+def test_the_kernel_runs_its_keepalive_timer(lab):
+    up, router, client = lab.scripted_pair()
+    client.chat()
+    up.accept().rxreq()
+    shown = subprocess.run(["ss", "-tnoH", "dst", f"127.0.0.1:{up.port}"], capture_output=True, text=True, check=True).stdout
+    timer = re.search(r"timer:\(keepalive,([\d.]+)(ms|sec|min)", shown)
+    assert timer and timer.group(2) != "min", shown
+
+
+def test_a_probe_finds_a_host_that_takes_connections_no_more(lab):
+    hole, alive = lab.blackhole(), mortal(lab)
+    router = lab.router([hole, alive], probes=True, pool={"health": {"interval": "100ms", "timeout": "200ms", "fall": 2}, "connect_timeout": "200ms"})
+    wait_until(lambda: any(f"{hole.url} is down" in line for line in router.log), "the probes do not find out")
+    client = router.connect()
+    for i in range(30):
+        client.chat(user=f"u{i}")
+        assert client.read_response().json()["endpoint"] == alive.name
+    client.close()
+    assert {line["tries"] for line in router.access_lines(30)} == {1}  # nobody waited for the dead
+
+
+class Namespace:
+    """A network of its own, with a loopback that can go dark. For root."""
+
+    def __init__(self):
+        self.holder = subprocess.Popen(["unshare", "-n", "sh", "-c", "ip link set lo up && echo up && exec sleep 600"],
+                                       stdout=subprocess.PIPE, text=True)
+        assert self.holder.stdout.readline() == "up\n"
+
+    def run(self, *command):
+        subprocess.run(["nsenter", "-t", str(self.holder.pid), "-n", *command], check=True)
+
+    def enter(self, make):
+        """make() within the namespace; what sockets it makes stay there."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open("/proc/thread-self/ns/net") as ours, open(f"/proc/{self.holder.pid}/ns/net") as theirs:
+            assert libc.setns(theirs.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
+            try:
+                return make()
+            finally:
+                assert libc.setns(ours.fileno(), 0) == 0
+
+    def close(self):
+        self.holder.kill()
+        self.holder.wait()
+
+
+def vanished_host(lab):
+    """A stream is running, another request waits for its first byte, when the network goes dark: no FIN, no RST, nothing."""
+    net = lab.keep(Namespace())
+    up = net.enter(lab.scripted)
+    wrapper = lab.directory / "router.sh"
+    from harness import ROUTER_BIN
+    wrapper.write_text(f"#!/bin/sh\nexec nsenter -t {net.holder.pid} -n {ROUTER_BIN} \"$@\"\n")
+    wrapper.chmod(0o755)
+    router = lab.router(up, listen=(f"unix:{lab.directory}/r.sock",), binary=str(wrapper))
+    streaming, waiting = lab.client(router, timeout=90), lab.client(router, timeout=90)
+    streaming.chat(stream=True)
+    conn = up.accept()
+    conn.rxreq()
+    conn.sse_head()
+    conn.event("one")
+    parts = streaming.body_parts(streaming.read_head())
+    assert next(parts) == b"data: one\n\n"
+    waiting.chat()
+    up.accept().rxreq()
+    began = time.monotonic()
+    net.run("ip", "link", "set", "lo", "down")
+    response = waiting.read_response()
+    assert response.status == 502, response
+    with pytest.raises(Truncated):
+        list(parts)
+    return time.monotonic() - began
+
+
+if os.environ.get("LONG_TESTS"):  # a minute: `make soak` sets it
+
+    def test_a_vanished_host_is_noticed_within_a_minute(lab):
+        assert vanished_host(lab) < 65
