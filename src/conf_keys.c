@@ -51,7 +51,7 @@ static const struct conf_key keys[] = {
     {"drain_delay", "0", .type = CONF_DURATION, TOP(drain_delay), .max = MOST_TIME, .help = "on SIGTERM, go on accepting this long while /ready says 503"},
     {"drain_timeout", "30s", .type = CONF_DURATION, TOP(drain_timeout), .max = MOST_TIME, .help = "then finish what runs, then cut; 0 = no limit"},
     {"trusted_proxies", "[]", .type = CONF_CIDRS, TOP_LIST(trusted_proxies), .help = "whose X-Forwarded-For is believed: addresses or address/bits"},
-    {"cors_origins", "[]", .type = CONF_ORIGINS, TOP_LIST(cors_origins), .flags = CONF_INERT, .help = "[\"*\"] or a list of origins; empty = no CORS"},
+    {"cors_origins", "[]", .type = CONF_ORIGINS, TOP_LIST(cors_origins), .help = "[\"*\"] or a list of origins; empty = no CORS"},
     {"route_headers", "false", .type = CONF_BOOL, TOP(route_headers), .help = "X-Router-Pool, -Endpoint and -Affinity on responses"},
     {"read_usage", "true", .type = CONF_BOOL, TOP(read_usage), .help = "tokens and time to first token, read from responses in passing"},
     {"reuse_port", "false", .type = CONF_BOOL, TOP(reuse_port), .help = "SO_REUSEPORT on listen addresses, so that two processes can overlap"},

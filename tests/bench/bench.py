@@ -3,6 +3,7 @@
 
 In: ROWS=small,sse (a part), QUICK=1 (under two minutes, rougher), ROUNDS, SECONDS, ROUTER_BIN. Out: a table on stdout and, of a full
 run, tests/bench/RESULTS.md (of a part, build/bench/RESULTS.md).
+SPIN=1 is for study: see spin().
 Every row runs its contestants in turn, A-B-C-A-B-C, several rounds; the proxy alone on one core, load and backend on the other. What
 counts is CPU time of the proxy's processes per request, as the scheduler counts it in ns; a ratio is the median of the rounds'
 ratios, so that a machine that changes its mind between rounds changes both sides. All of it runs in a network namespace of its own,
@@ -92,7 +93,8 @@ def cores():
 
 
 def spin():
-    return ["-spin"] if len(os.sched_getaffinity(0)) > 1 else []
+    """SPIN=1: load and backend never sleep, so that no proxy pays for waking them; but then they take big bodies in small pieces."""
+    return ["-spin"] if os.environ.get("SPIN", "") not in ("", "0") else []
 
 
 # ---- one run ----

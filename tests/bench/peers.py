@@ -151,7 +151,8 @@ defaults
   timeout client 600s
   timeout server 600s
   timeout http-keep-alive 600s
-  {'option splice-auto' if splice else ''}
+  {'option splice-request' if splice else ''}
+  {'option splice-response' if splice else ''}
   {'option http-no-delay' if self.options.get('events') else ''}
 frontend front
   bind 127.0.0.1:{self.port} backlog 4096
