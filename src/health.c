@@ -19,6 +19,7 @@
 #include "upstream.h"
 
 #define MODELS_TIMEOUT 10000 /* ms for a whole model list */
+#define MODELS_SOON    2000  /* ms until it is asked for again, if the endpoint took no connection */
 
 enum errand_kind { ERRAND_PROBE, ERRAND_MODELS };
 
@@ -128,6 +129,9 @@ static bool wants(void *user) {
 static void gave_up(struct errand *r, bool sent, bool timed_out, const char *reason) {
     if (r->kind == ERRAND_MODELS) {
         wait_again(r);
+        /* It is just starting, perhaps: before its list was ever told, a whole interval is long. */
+        if (!sent && !r->endpoint->models_known && r->endpoint->state != ENDPOINT_DOWN && interval(r) > MODELS_SOON)
+            timer_set(&r->timer, clock_ms() + MODELS_SOON);
         return;
     }
     if (sent && timed_out && r->endpoint->in_flight) { /* busy, not dead */

@@ -227,7 +227,8 @@ static bool is_name(const char *p, enum http_id id) {
 
 /* The one field a name of that length with these bytes can be. */
 static enum http_id candidate(const char *p, size_t len) {
-    char c = len ? (char)syntax_lower(p[0]) : 0, d;
+    char c = 0, d;
+    if (len) c = (char)syntax_lower(p[0]);
     switch (len) {
     case 2: return FIELD_TE;
     case 4: return c == 'h' ? FIELD_HOST : c == 'd' ? FIELD_DATE : FIELD_VARY;

@@ -10,6 +10,7 @@
 #include <xxhash.h>
 
 #include "json.h"
+#include "json_scan.h"
 
 #define SLOTS 8192 /* of the table of ids: twice MODELS_MAX, a power of two */
 
@@ -18,6 +19,7 @@
 /* All of these stop at `end` too, so that not even a broken text could lead them astray. */
 struct walk {
     const char *at, *end;
+    const struct json_scan *scan;
 };
 struct member {
     struct str key, value; /* key: what stands between its quotes; value: its text */
@@ -32,8 +34,8 @@ static char peek(struct walk *w) {
 }
 
 static void skip_string(struct walk *w) {
-    for (w->at++; w->at < w->end && *w->at != '"'; w->at++)
-        if (*w->at == '\\' && w->at + 1 < w->end) w->at++;
+    unsigned seen = 0;
+    w->at = json_scan_text(w->scan, w->at + 1, w->end, &seen);
     if (w->at < w->end) w->at++;
 }
 
@@ -63,7 +65,7 @@ static struct str take_value(struct walk *w) {
 
 /* Into an object or array; false if the value is none of that kind. */
 static bool enter(struct str value, char bracket, struct walk *w) {
-    *w = (struct walk){value.ptr, value.ptr};
+    *w = (struct walk){value.ptr, value.ptr, json_scan_best()};
     if (value.len) w->end += value.len; /* an absent one has no address to add to */
     if (peek(w) != bracket) return false;
     w->at++;
@@ -129,10 +131,24 @@ static size_t escape_len(const unsigned char *p, size_t left) {
     return n;
 }
 
+/* How many bytes from here on, eight by eight, are ASCII without a backslash. */
+static size_t plain_run(const unsigned char *p, size_t left) {
+    const uint64_t ones = UINT64_C(0x0101010101010101), high = ones << 7;
+    size_t n = 0;
+    for (uint64_t eight; left - n >= sizeof eight; n += sizeof eight) {
+        memcpy(&eight, p + n, sizeof eight);
+        uint64_t slashes = eight ^ (ones * '\\');
+        if ((eight | ((slashes - ones) & ~slashes)) & high) break;
+    }
+    return n;
+}
+
 /* json leaves the text of strings to whoever uses it. We pass it on, in a list that one bad byte would spoil for everybody. */
 static bool is_sound(struct str entry) {
     const unsigned char *p = (const unsigned char *)entry.ptr;
     for (size_t i = 0, n; i < entry.len; i += n) {
+        n = plain_run(p + i, entry.len - i);
+        if (n) continue;
         n = p[i] == '\\' ? escape_len(p + i, entry.len - i) : utf8_len(p + i, entry.len - i);
         if (!n) return false;
     }

@@ -48,8 +48,9 @@ static void fit_descriptors(const struct conf *c) {
     struct rlimit r;
     unsigned max = c->max_connections;
     if (getrlimit(RLIMIT_NOFILE, &r) == 0) {
+        bool low = r.rlim_cur < r.rlim_max;
         r.rlim_cur = r.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &r) != 0) log_warn("server", "cannot raise the limit of open files: %s", strerror(errno));
+        if (low && setrlimit(RLIMIT_NOFILE, &r) != 0) log_warn("server", "cannot raise the limit of open files: %s", strerror(errno));
         rlim_t most = r.rlim_cur > OTHER_FDS + 2 ? (r.rlim_cur - OTHER_FDS) / 2 : 1; /* a stream needs two */
         if (r.rlim_cur != RLIM_INFINITY && most < max) {
             log_warn("server", "max_connections: %u need more open files than the limit of %llu: lowered to %llu", max,

@@ -1,11 +1,12 @@
-/* ui: the page of src/ui.html, with a nonce.
+/* ui: the page of src/ui.html, with a nonce and a first table of endpoints.
  * In: whether drain buttons belong on it. Out: HTML and the policy that goes with it. Owns the page's text, which is built in.
- * Reads no state: the page asks /status by itself. */
+ * The table is what a browser without JavaScript shows; with it the page asks /status by itself. Text that is not ours is escaped. */
 #include "ui.h"
 
 #include <stdlib.h>
-#include <string.h>
 #include <sys/random.h>
+
+#include "world.h"
 
 __asm__(".section .rodata\n"
         ".type ui_page, @object\n"
@@ -17,15 +18,54 @@ __asm__(".section .rodata\n"
 extern const char ui_page[] __attribute__((visibility("hidden")));
 extern const char ui_page_end[] __attribute__((visibility("hidden")));
 
-/* Copies the page, each @NAME@ replaced. */
+static void put_text(struct buf *b, const char *text) {
+    for (const char *p = text; *p; p++) {
+        if (*p == '<')
+            BUF_LIT(b, "&lt;");
+        else if (*p == '&')
+            BUF_LIT(b, "&amp;");
+        else
+            buf_putc(b, *p);
+    }
+}
+
+static void put_row(struct buf *b, const struct pool *p, const struct member *m) {
+    const struct endpoint *e = m->endpoint;
+    const char *state = endpoint_state_name(endpoint_state(e));
+    BUF_LIT(b, "<tr><td>");
+    put_text(b, p->conf->name);
+    BUF_LIT(b, "</td><td class=\"url\">");
+    put_text(b, e->url.text);
+    buf_printf(b, "</td><td class=\"state %s\">%s</td><td>%u</td><td class=\"n\">%llu</td><td class=\"n\">%llu</td>", state, state,
+               e->in_flight, (unsigned long long)e->requests, (unsigned long long)e->failures);
+    BUF_LIT(b, "<td class=\"n late\">–</td><td class=\"n late\">–</td>");
+    buf_printf(b, "<td class=\"n late\">%zu</td><td class=\"reason\">", e->models.count);
+    put_text(b, e->reason);
+    BUF_LIT(b, "</td><td></td></tr>");
+}
+
+static void put_rows(struct buf *b) {
+    const struct world *w = world_current();
+    for (size_t i = 0; i < w->npools; i++)
+        for (size_t k = 0; k < w->pools[i].nmembers; k++)
+            put_row(b, &w->pools[i], &w->pools[i].members[k]);
+}
+
+/* Copies the page, each @NAME@ replaced. A lone @ of the page's own stays. */
 static void fill(struct buf *out, struct str page, struct str nonce, bool with_verbs) {
     struct str part;
+    bool own = true;
     while (page.len) {
         page = str_cut(page, '@', &part);
+        bool name = str_eq(part, STR("NONCE")) || str_eq(part, STR("VERBS")) || str_eq(part, STR("ROWS"));
+        if (!own && !name) buf_putc(out, '@');
+        own = name;
         if (str_eq(part, STR("NONCE")))
             buf_puts(out, nonce);
         else if (str_eq(part, STR("VERBS")))
             buf_puts(out, with_verbs ? STR("yes") : STR("no"));
+        else if (str_eq(part, STR("ROWS")))
+            put_rows(out);
         else
             buf_puts(out, part);
     }

@@ -151,7 +151,7 @@ static bool may_have_counts(struct str s) {
 /* Behind the string whose first quote is at p; NULL if it does not end. */
 static const char *string_end(const char *p, const char *end) {
     for (p++; p < end && *p != '"'; p++)
-        if (*p == '\\') p++;
+        if (*p == '\\' && p + 1 < end) p++;
     return p < end ? p + 1 : NULL;
 }
 
@@ -191,7 +191,7 @@ static bool is_key(const char *after, const char *end) {
 
 /* The first key at p or behind it that stands in the outermost object, or in one right inside it. */
 static const char *outer_key(const char *p, const char *end, int *levels) {
-    while (p<end && * levels> 0) {
+    while (*levels > 0 && p < end) {
         const char *after = *p == '"' ? string_end(p, end) : p + 1;
         if (!after) return NULL;
         if (*p == '"' && *levels <= 2 && is_key(after, end)) return p;

@@ -224,7 +224,7 @@ def lines_of(row, found):
         if row.unit == "stream" and results and "base" in results[0]:
             goal = f"base {results[0]['base'] / 1024:.1f} MB" + (f"; <= 1 KB: {'met' if middle <= 1 else 'MISSED'}" if w == "router" else "")
         waited = [r["waited"] / r["seconds"] for r in results if "waited" in r and r["cpu"]]
-        if waited and statistics.median(waited) > 0.06:
+        if waited and statistics.median(waited) > 0.1:
             goal += f" disturbed: its core was taken {statistics.median(waited) * 100:.0f} % of the time"
         bad = sum(r.get("errors", 0) for r in results) + sum("failed" in r for r in results)
         goal += f" {bad} errors" if bad else ""

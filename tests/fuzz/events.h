@@ -142,7 +142,7 @@ static inline void events_body(struct events *e, const struct http *h, const cha
 /* Chunks read once more, in the plainest way: raw[0, len) was taken for a whole chunked body. */
 static inline void events_check_chunks(struct str body, const char *raw, size_t len) {
     size_t at = 0, size, seen = 0;
-    do {
+    for (;;) {
         for (size = 0; at < len && strchr("0123456789abcdefABCDEF", raw[at]) && raw[at]; at++)
             size = size * 16 + (size_t)(raw[at] <= '9' ? raw[at] - '0' : (raw[at] | 0x20) - 'a' + 10);
         CHECK(at < len && (raw[at] == '\r' || raw[at] == ';'));
@@ -153,9 +153,10 @@ static inline void events_check_chunks(struct str body, const char *raw, size_t 
         CHECK(size <= body.len - seen && memcmp(body.ptr + seen, raw + at, size) == 0);
         seen += size;
         at += size;
-        if (size) CHECK(len - at >= 2 && raw[at] == '\r' && raw[at + 1] == '\n');
-        if (size) at += 2;
-    } while (size);
+        if (!size) break;
+        CHECK(len - at >= 2 && raw[at] == '\r' && raw[at + 1] == '\n');
+        at += 2;
+    }
     CHECK(seen == body.len);
     while (len - at > 2) { /* trailers */
         const char *cr = memchr(raw + at, '\r', len - at);
@@ -188,6 +189,34 @@ static inline void events_bad(struct events *e, struct http *h, const char *data
     buf_printf(&e->text, "%s %s\n", h->error == WHY_BIG_HEAD ? "big" : "bad", h->text);
 }
 
+/* One http_feed, on a copy of the bytes, told in e->text. Returns the event; *used is what it ate. */
+static inline enum http_event events_step(struct events *e, struct http *h, const char *data, size_t n, size_t *used) {
+    bool in_head = h->phase == 0;
+    char *copy = must_alloc(n);
+    memcpy(copy, data, n);
+    *used = n + 1;
+    enum http_event got = http_feed(h, copy, n, used);
+    switch (got) {
+    case GOT_MORE: CHECK(*used == (in_head ? 0 : n) && !h->ended && (!in_head || h->seen == n)); break;
+    case GOT_HEAD:
+        CHECK(in_head);
+        events_check_head(h, copy, n, *used);
+        events_head(e, h);
+        break;
+    case GOT_BODY:
+        CHECK(!in_head && *used > 0 && *used <= n);
+        events_body(e, h, copy, *used);
+        break;
+    case GOT_END: CHECK(!in_head && h->ended && *used > 0 && *used <= n); break;
+    case GOT_BAD:
+        CHECK(*used == 0 && !h->ended);
+        events_bad(e, h, copy, n);
+        break;
+    }
+    free(copy);
+    return got;
+}
+
 /* Walks over data, which arrives in the pieces that end at cuts[0..ncuts) (ascending) and at len, and then, where eof is set,
  * the peer's end. Requests may follow each other; behind a final response whatever comes is the rest. */
 static inline void events_walk(struct events *e, enum http_kind kind, bool head_answer, const char *data, size_t len,
@@ -195,62 +224,36 @@ static inline void events_walk(struct events *e, enum http_kind kind, bool head_
     static struct http_head head;
     static struct iovec spans[HTTP_SPANS_MAX];
     struct http h;
-    size_t from = 0, to = 0, body = 0;
+    size_t from = 0, to = 0, body = 0, used = 0;
     bool fresh = true, final = false;
-    for (size_t piece = 0; piece <= ncuts && !final; piece++) {
+    enum http_event got = GOT_HEAD;
+    for (size_t piece = 0; piece <= ncuts && !final && got != GOT_BAD; piece++) {
         to = piece < ncuts ? cuts[piece] : len;
-        for (bool more = false; from < to && !more && !final;) {
+        for (got = GOT_HEAD; from < to && !final && got != GOT_MORE && got != GOT_BAD; from += used) {
             if (fresh) {
                 http_init(&h, kind, &head, spans);
                 h.head_answer = head_answer;
                 memset(&head, 0xa5, sizeof head);
                 fresh = false;
             }
-            bool in_head = h.phase == 0;
-            size_t n = to - from, used = n + 1;
-            char *copy = must_alloc(n);
-            memcpy(copy, data + from, n);
-            switch (http_feed(&h, copy, n, &used)) {
-            case GOT_MORE:
-                CHECK(used == (in_head ? 0 : n) && !h.ended && (!in_head || h.seen == n));
-                more = true;
-                break;
-            case GOT_HEAD:
-                CHECK(in_head);
-                events_check_head(&h, copy, n, used);
-                events_head(e, &h);
-                break;
-            case GOT_BODY:
-                CHECK(!in_head && used > 0 && used <= n);
-                events_body(e, &h, copy, used);
-                break;
-            case GOT_END: CHECK(h.ended && used > 0 && used <= n); break;
-            case GOT_BAD:
-                CHECK(used == 0 && !h.ended);
-                events_bad(e, &h, copy, n);
-                buf_free(&e->body);
-                free(copy);
-                return;
-            }
-            from += used;
-            if (in_head && h.phase) body = from;
-            if (h.ended) {
-                events_end(e, &h, data + body, from - body, &head);
-                fresh = true;
-                final = kind == MESSAGE_RESPONSE && head.status >= 200;
-            }
-            free(copy);
+            got = events_step(e, &h, data + from, to - from, &used);
+            if (got == GOT_HEAD) body = from + used;
+            if (!h.ended) continue;
+            events_end(e, &h, data + body, from + used - body, &head);
+            fresh = true;
+            final = kind == MESSAGE_RESPONSE && head.status >= 200;
         }
     }
     events_line(e);
     if (final && from < len) buf_printf(&e->text, "rest %zu\n", len - from);
-    if (fresh) return;
-    if (!eof)
-        BUF_LIT(&e->text, "more\n");
-    else if (http_eof(&h))
-        events_end(e, &h, data + body, len - body, &head);
-    else
-        BUF_LIT(&e->text, "cut\n");
+    if (!fresh && got != GOT_BAD) {
+        if (!eof)
+            BUF_LIT(&e->text, "more\n");
+        else if (http_eof(&h))
+            events_end(e, &h, data + body, len - body, &head);
+        else
+            BUF_LIT(&e->text, "cut\n");
+    }
     buf_free(&e->body);
 }
 

@@ -35,7 +35,7 @@ static enum multipart_status walk(struct multipart *m, const char *boundary, str
     for (size_t i = 0; each && i < body.len && s != MULTIPART_BAD; i++)
         s = piece(m, body.ptr + i, 1);
     for (size_t i = 0; !each && i <= ncuts && s != MULTIPART_BAD; i++) {
-        size_t to = i < ncuts ? cuts[i] : body.len;
+        size_t to = cuts && i < ncuts ? cuts[i] : body.len;
         s = piece(m, body.ptr + from, to - from);
         from = to;
     }
@@ -87,10 +87,11 @@ static const char *find(struct str s, const char *what) {
 static void second_reading(const struct multipart *m, struct str body, const char *boundary) {
     char delim[MULTIPART_BOUNDARY_MAX + 5];
     unsigned models = 0;
-    struct str rest = body;
+    struct str rest;
     snprintf(delim, sizeof delim, "--%s", boundary);
     for (const char *at = body.ptr; (at = memmem(at, (size_t)(body.ptr + body.len - at), delim, strlen(delim))); at++) {
-        char before = at == body.ptr ? '\n' : at[-1];
+        char before = '\n';
+        if (at > body.ptr) before = at[-1];
         check(before != '\r', "a delimiter behind CR was let pass");
         check(before != '\n' || at == body.ptr || at - 1 == body.ptr || at[-2] == '\r', "a delimiter behind LF was let pass");
     }

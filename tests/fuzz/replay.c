@@ -18,7 +18,7 @@ static void run(const char *path) {
         perror(path);
         exit(1);
     }
-    fclose(f);
+    (void)fclose(f);
     LLVMFuzzerTestOneInput(data, (size_t)size);
     free(data);
 }

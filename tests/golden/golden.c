@@ -53,6 +53,7 @@ static char *closing(char *p) {
 }
 
 static void unescape(struct buf *b, char *p) {
+    unsigned high;
     for (; *p; p++) {
         if (*p == '{') {
             char *star, *end = closing(p);
@@ -76,7 +77,8 @@ static void unescape(struct buf *b, char *p) {
             case '\\': buf_putc(b, '\\'); break;
             case '{': buf_putc(b, '{'); break;
             case 'x':
-                buf_putc(b, (char)(hex(p[1]) << 4 | hex(p[1] ? p[2] : 0)));
+                high = hex(p[1]);
+                buf_putc(b, (char)(high << 4 | hex(p[2])));
                 p += 2;
                 break;
             default: die("an unknown escape");
@@ -184,7 +186,7 @@ static void read_cases(const char *path) {
     }
     finish(&g);
     free(line);
-    fclose(f);
+    (void)fclose(f);
 }
 
 static int visit(const char *path, const struct stat *st, int type, struct FTW *ftw) {

@@ -69,6 +69,7 @@ def run_clients(router, pause, total):
 
 
 def race(lab, up, pause, total):
+    """Every one of `total` requests is answered, whatever `up` does between them."""
     lab.upstreams.append(up)
     router = lab.router(up, pool={"keepalive": {"timeout": "60s"}}, log={"access": "off"})
     failures = run_clients(router, pause, total)
@@ -86,25 +87,22 @@ def test_a_backend_that_closes_after_100_requests(lab):
 
 def test_a_backend_that_closes_idle_connections_at_random(lab):
     up = Closing(2, idle=(0.005, 0.05))
-    race(lab, up, (0.0, 0.06), REQUESTS // 3)
+    race(lab, up, (0.0, 0.06), REQUESTS // 4)
     assert up.closed > 50
 
 
 @pytest.mark.parametrize("most", [1, 2])
 def test_a_backend_that_closes_without_saying_so(lab, most):
     up = Closing(3, most=most)
-    race(lab, up, None, REQUESTS // 5)
-    assert up.closed >= REQUESTS // 5 // most - CLIENTS
+    race(lab, up, None, REQUESTS // 8)
+    assert up.closed >= REQUESTS // 8 // most - CLIENTS
 
 
 def test_a_backend_that_resets_idle_connections(lab):
     class Resetting(Closing):
-        def serve(self, conn):
-            super().serve(conn)
-
         def run(self, conn):
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # its close is a reset
             super().run(conn)
     up = Resetting(4, idle=(0.001, 0.02))
-    race(lab, up, (0.0, 0.022), REQUESTS // 3)
+    race(lab, up, (0.0, 0.022), REQUESTS // 4)
     assert up.closed > 50

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import Truncated
+from harness import ROUTER_BIN, Truncated
 from harness.mortal import mortal
 from harness.upstream import chunk, wait_until
 
@@ -250,7 +250,6 @@ def vanished_host(lab):
     net = lab.keep(Namespace())
     up = net.enter(lab.scripted)
     wrapper = lab.directory / "router.sh"
-    from harness import ROUTER_BIN
     wrapper.write_text(f"#!/bin/sh\nexec nsenter -t {net.holder.pid} -n {ROUTER_BIN} \"$@\"\n")
     wrapper.chmod(0o755)
     router = lab.router(up, listen=(f"unix:{lab.directory}/r.sock",), binary=str(wrapper))

@@ -13,7 +13,6 @@ import argparse
 import collections
 import hashlib
 import json
-import os
 import pathlib
 import random
 import resource
@@ -205,7 +204,7 @@ class Director(threading.Thread):
     def one(self):
         event = self.random.choices(EVENTS, [e.weight for e in EVENTS])[0]
         well = [e for e in self.run_.endpoints if e.fault is None]
-        lasts = self.random.choice([0.1, 0.4, 1, 2.5])
+        lasts = self.random.choice([0.1, 0.4, 1, 2.5, 4])
         target = self.run_ if event.target == "run" else self.random.choice(well) if well else None
         if target is None:
             return

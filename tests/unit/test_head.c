@@ -534,6 +534,7 @@ static void says_when_memory_fails(void **state) {
         assert_true(b.failed);
         buf_free(&b);
     }
+    block_test_fail_after(-1);
     assert_non_null(buf_reserve(&b, 4000)); /* the whole has room, only the body has none */
     block_test_fail_after(1);
     head_error(&b, &e);

@@ -43,7 +43,7 @@ static void a_tree_with_places(void **state) {
     assert_string_equal(list->items[1]->text, "y z");
     assert_true(list->items[1]->quoted);
     at(list->items[2], NODE_MAP, 5, 5);
-    at(list->items[2]->items[1], NODE_LIST, 5, 18);
+    at(list->items[2]->items[1], NODE_LIST, 5, 17);
     assert_string_equal(list->items[2]->items[1]->items[1]->text, "2");
     assert_string_equal(n->items[2]->text, "two\nlines\n");
     assert_true(n->items[2]->quoted);
@@ -134,7 +134,7 @@ static void syntax_errors_have_their_place(void **state) {
     refuses("? [a, b]\n: c\n", 1, 3, "a key must be plain text");
     refuses("{{a: b}: c}", 1, 2, "a key must be plain text");
     refuses("models:\n  - *\n", 2, 6, "must stand in quotes");
-    refuses("models: [&]\n", 1, 10, "must stand in quotes");
+    refuses("models: [&]\n", 1, 11, "must stand in quotes");
     refuses("a: b\nc: \xff\n", 2, 4, "not valid YAML");            /* not UTF-8 */
     refuses("a: \xc3\xa4\xc3\xa4 \xff\n", 1, 7, "not valid YAML"); /* columns are characters there too */
     refuses("a: b\n c: d\n", 2, 3, "not valid YAML");
