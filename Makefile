@@ -5,7 +5,7 @@ MACHINE := timer loop sock resolve conn
 FORMATS := syntax http head json_scan json multipart models usage loading node value findings conf_read conf_keys conf
 MODEL   := stats access endpoint world route catalog
 TRAFFIC := client relay held intake forward upstream dispatch health notes txn
-PROGRAM := metrics status ui local keys front listener sd reload server version options explain probe main
+PROGRAM := version metrics status ui local keys front listener sd reload server options explain probe main
 MODULES := $(BASE) $(MACHINE) $(FORMATS) $(MODEL) $(TRAFFIC) $(PROGRAM)
 
 MODE   ?= release

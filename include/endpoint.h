@@ -77,6 +77,8 @@ const char *endpoint_state_name(enum endpoint_state s);
 bool endpoint_usable(const struct endpoint *e); /* may be offered a request now: up, or down without probes and its time has come */
 bool endpoint_full(const struct endpoint *e);   /* in_flight has reached max_inflight */
 void endpoint_sign(struct endpoint *e, enum endpoint_sign sign, const char *reason);
+/* A request was given to it though it is not up (no probes): the next one waits for this one's outcome. */
+void endpoint_offered(struct endpoint *e);
 void endpoint_drain(struct endpoint *e, bool on);
 
 /* Set once by who stands below: called when an endpoint's name got its first or another answer, when its last reference goes

@@ -45,6 +45,9 @@ void resolve_close(void);
 /* Watches a name of 1 to RESOLVE_HOST_MAX bytes, or an IP address (v6 without brackets), which is KNOWN on return. Sets w->name;
  * `changed` is never called from within. */
 void resolve_watch(struct resolve_watch *w, struct str host, void (*changed)(struct resolve_watch *));
+/* Nobody answers at its addresses: asked again at once, whatever its TTL (a recreated container has another address, and Docker's
+ * DNS a TTL of 10 min), but not within RESOLVE_TTL_LEAST of the last time. */
+void resolve_again(const struct resolve_watch *w);
 void resolve_unwatch(struct resolve_watch *w); /* never called again; the last one frees the name. w->name becomes NULL */
 
 /* During `changed`: where the address is now that stood at place `was` before; 0 if it is gone. */

@@ -1,6 +1,6 @@
 /* clock: two clocks read once a loop turn, and the two ways they are written.
  * Owns the cached times, which are the process's only ones: deadlines of one turn compare equal.
- * Never called from formats, which know no time. */
+ * Reads no clock but here; formats may ask for the cached date, never for the time. */
 #include "clock.h"
 
 #include <stdio.h>

@@ -78,8 +78,7 @@ static void take_slot(struct dispatch *d, struct route_pick pick) {
     d->stats = pick.member->stats;
     d->stats->in_flight++;
     if (d->tries > 1) d->stats->retries++;
-    /* One offer at a time to a down endpoint without probes: the next one waits for this one's outcome. */
-    if (d->endpoint->state != ENDPOINT_UP) d->endpoint->offer_at = clock_ms() + d->endpoint->offer_delay;
+    if (d->endpoint->state != ENDPOINT_UP) endpoint_offered(d->endpoint);
 }
 
 static void join_queue(struct dispatch *d) {

@@ -154,9 +154,13 @@ static void set_state(struct endpoint *e, enum endpoint_state state, const char 
 }
 
 /* Without probes only requests can tell that it is back: one is offered after 1, 2, 4 ... 30 s. */
-static void put_off(struct endpoint *e) {
+void endpoint_offered(struct endpoint *e) {
     e->offer_at = clock_ms() + e->offer_delay;
     e->offer_delay = e->offer_delay * 2 > OFFER_MOST ? OFFER_MOST : e->offer_delay * 2;
+}
+
+static void put_off(struct endpoint *e) {
+    if (clock_ms() >= e->offer_at) endpoint_offered(e); /* else: one of those that failed together, or the one that was offered */
 }
 
 static void failed(struct endpoint *e, const char *reason) {

@@ -13,6 +13,7 @@
 
 #include <assert.h>
 #include <cjson/cJSON.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -343,8 +344,8 @@ static const char *number_begin(struct json *j, const char *p, const char *end) 
 /* ---- levels ---- */
 
 static bool in_object(const struct json *j) {
-    unsigned top = j->depth - 1u;
-    return j->stack[top / 64] >> (top % 64) & 1;
+    unsigned level = j->depth - 1u;
+    return j->stack[level / 64] >> (level % 64) & 1;
 }
 
 /* An object or array that is wanted, or a message. */
@@ -548,23 +549,17 @@ const char *json_decode(struct str raw, char *dst, size_t cap, size_t *len) {
 }
 
 size_t json_encode(struct str text, char *dst, size_t cap) {
-    static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt", hex[] = "0123456789abcdef";
+    static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
     size_t len = 0;
     for (size_t i = 0; i < text.len; i++) {
         unsigned char c = (unsigned char)text.ptr[i];
         const char *at = c ? strchr(from, c) : NULL;
-        char out[6] = {(char)c};
-        size_t n = 1;
-        if (at) {
-            out[0] = '\\';
-            out[1] = to[at - from];
-            n = 2;
-        } else if (c < 0x20) {
-            memcpy(out, "\\u00", 4);
-            out[4] = hex[c >> 4];
-            out[5] = hex[c & 15];
-            n = 6;
-        }
+        char out[8] = {(char)c};
+        if (at)
+            snprintf(out, sizeof out, "\\%c", to[at - from]);
+        else if (c < 0x20)
+            snprintf(out, sizeof out, "\\u%04x", c);
+        size_t n = strlen(out);
         if (n > cap - len) return 0;
         memcpy(dst + len, out, n);
         len += n;

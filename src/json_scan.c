@@ -122,7 +122,7 @@ static const char *text_sse2(const char *p, const char *end, unsigned *seen) {
     uint64_t taken = 0;
     for (; end - p >= 64; p += 64) {
         __m128i v[4];
-        for (int i = 0; i < 4; i++)
+        for (size_t i = 0; i < 4; i++)
             v[i] = _mm_loadu_si128((const __m128i *)(const void *)(p + 16 * i));
         if (!special64(v)) {
             taken = 0;

@@ -58,6 +58,7 @@ struct name {
     struct timer timer;
     struct loop_task task; /* takes the answer over and tells the watches */
     struct answer answer;
+    int64_t asked; /* clock_ms of the last question */
     int64_t delay; /* after the next failure, ms */
     bool asking;   /* c-ares has it */
     bool inside;   /* ares_getaddrinfo has not returned: what is answered now is from /etc/hosts */
@@ -421,6 +422,7 @@ static void ask(struct name *n) {
     struct ares_addrinfo_hints hints = {.ai_family = n->doubt ? n->shown.addrs[0].u.sa.sa_family : AF_UNSPEC,
                                         .ai_socktype = SOCK_STREAM};
     follow_conf();
+    n->asked = clock_ms();
     n->asking = n->inside = true;
     ares_getaddrinfo(channel, n->host, NULL, &hints, answered, n);
     n->inside = false;
@@ -469,6 +471,14 @@ void resolve_watch(struct resolve_watch *w, struct str host, void (*changed)(str
     list_push_back(&n->watches, &w->link);
     n->nwatches++;
     loop_defer(&n->task);
+}
+
+void resolve_again(const struct resolve_watch *w) {
+    if (!w->name) return;
+    struct name *n = list_entry(w->name, struct name, shown);
+    bool waits = n->timer.when != TIMER_NEVER; /* an address never does */
+    if (channel && waits && n->shown.state == RESOLVE_KNOWN && clock_ms() - n->asked >= RESOLVE_TTL_LEAST)
+        timer_set(&n->timer, clock_ms());
 }
 
 void resolve_unwatch(struct resolve_watch *w) {

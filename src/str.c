@@ -69,7 +69,7 @@ bool str_uint(struct str s, uint64_t max, uint64_t *out) {
 struct str str_cut(struct str s, char sep, struct str *head) {
     const char *p = s.len ? memchr(s.ptr, sep, s.len) : NULL;
     *head = s;
-    if (!p) return (struct str){s.ptr + s.len, 0};
+    if (!p) return (struct str){s.len ? s.ptr + s.len : s.ptr, 0};
     head->len = (size_t)(p - s.ptr);
     return (struct str){p + 1, s.len - head->len - 1};
 }

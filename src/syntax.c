@@ -106,7 +106,7 @@ static const char *bad_at_line_start(char c) {
 
 /* The states that look at one byte and know what comes next. Returns what is wrong, or NULL with the next state set. */
 static const char *one_byte(uint8_t *state, char c) {
-    switch ((enum syntax_state)*state) {
+    switch ((enum syntax_state) * state) {
     case SYNTAX_EMPTY_LF:
         if (c != '\n') return "a CR without LF";
         *state = SYNTAX_NO_EMPTY;
@@ -136,7 +136,8 @@ static const char *before_line(uint8_t *state, char c, bool *taken) {
     else if (*state == SYNTAX_REQUEST)
         *state = SYNTAX_EMPTY_LF;
     else
-        return *state == SYNTAX_RESPONSE ? "an empty line before the status line" : "more than one empty line before the request line";
+        return *state == SYNTAX_RESPONSE ? "an empty line before the status line"
+                                         : "more than one empty line before the request line";
     return NULL;
 }
 
@@ -155,7 +156,7 @@ static size_t skip(uint8_t state, const char *data, size_t i, size_t len) {
 
 /* What ends such a run. */
 static const char *run_end(uint8_t *state, char c) {
-    switch ((enum syntax_state)*state) {
+    switch ((enum syntax_state) * state) {
     case SYNTAX_NAME:
         if (c != ':') return bad_in_name(c);
         *state = SYNTAX_VALUE;
@@ -177,7 +178,7 @@ enum syntax_got syntax_scan(uint8_t *state, const char *data, size_t len, size_t
     const char *bad = NULL;
     while (i < len && got == SYNTAX_GOT_MORE) {
         bool taken = true;
-        switch ((enum syntax_state)*state) {
+        switch ((enum syntax_state) * state) {
         case SYNTAX_REQUEST:
         case SYNTAX_RESPONSE:
         case SYNTAX_NO_EMPTY: bad = before_line(state, data[i], &taken); break;

@@ -420,6 +420,7 @@ static void try_address(struct upstream *u, const char *last) {
         }
         return;
     }
+    if (u->endpoint->named) resolve_again(&u->endpoint->watch);
     fail(u, UPSTREAM_NO_CONNECT, last);
 }
 
@@ -460,6 +461,10 @@ static void expired(struct timer *t) {
         if (u->state == UPSTREAM_EXCHANGE) step(u);
         break;
     case UPSTREAM_EXCHANGE:
+        if (conn_readable(&u->conn)) { /* a byte of it came in this very turn: it is in time */
+            step(u);
+            break;
+        }
         if (u->got_byte)
             fail(u, u->got_head ? UPSTREAM_STALL : UPSTREAM_SLOW,
                  "no further byte of its response came in time (stream_idle_timeout)");

@@ -41,8 +41,8 @@ def start(argv, core, log=None, **more):
         go_first()
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return subprocess.Popen([str(a) for a in argv], preexec_fn=prepare, stdin=more.pop("stdin", subprocess.DEVNULL), stdout=more.pop("stdout", subprocess.DEVNULL),
-                            stderr=log or subprocess.DEVNULL, start_new_session=True, **more)
+    more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **more}
+    return subprocess.Popen([str(a) for a in argv], preexec_fn=prepare, stderr=log or subprocess.DEVNULL, start_new_session=True, **more)
 
 
 def children(pid):
@@ -84,7 +84,8 @@ class Peer:
 
     def rss(self):
         """Resident KB of all its processes."""
-        return sum(int(line.split()[1]) for p in self.pids for line in pathlib.Path(f"/proc/{p}/status").read_text().splitlines() if line.startswith("VmRSS:"))
+        lines = [line for p in self.pids for line in pathlib.Path(f"/proc/{p}/status").read_text().splitlines()]
+        return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
     def stop(self):
         self.process.terminate()
@@ -182,12 +183,7 @@ def versions():
     def first_line(argv):
         done = subprocess.run(argv, capture_output=True, text=True)
         return (done.stdout + done.stderr).strip().splitlines()[0]
-    found = {}
-    if is_there("router"):
-        found["router"] = first_line([router_binary(), "-version"])
-    if tool("nginx"):
-        found["nginx"] = first_line([tool("nginx"), "-v"])
-    if tool("haproxy"):
-        found["HAProxy"] = first_line([tool("haproxy"), "-v"]).split(" 20")[0]
-    found["compiler"] = first_line(["gcc", "--version"])
-    return found
+    found = [first_line([router_binary(), "-version"])] if is_there("router") else []
+    found += [first_line([tool("nginx"), "-v"]).removeprefix("nginx version: ")] if tool("nginx") else []
+    found += [first_line([tool("haproxy"), "-v"]).split(" 20")[0]] if tool("haproxy") else []
+    return [*found, first_line(["gcc", "--version"])]

@@ -90,7 +90,7 @@ static const char *plain_value(const char *p, const char *end, int level, struct
     for (int i = 0; i < 3; i++)
         if (str_starts((struct str){p, (size_t)(end - p)}, str_of(words[i]))) stop = p + strlen(words[i]);
     if (!stop) return NULL;
-    bool string = v->type == JSON_STRING;
+    size_t string = v->type == JSON_STRING;
     v->off = (size_t)(from - base) + string;
     v->len = (size_t)(stop - from) - 2 * string;
     v->escaped = string && memchr(from, '\\', v->len + 1);
@@ -224,13 +224,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len) {
     scans(data, len);
     values(data, len);
     for (size_t v = 0; (scan = json_scan_variant(v)); v++) {
-        static const size_t most[] = {1, 3, 40, 140};
-        for (size_t i = 0; i < 4; i++) {
+        static const size_t most[] = {3, 40, 140, 1};
+        for (size_t i = 0; i < (v ? 3 : 4); i++) {
             run(&j, data, len, scan, 0, len * 31 + v + 1, most[i]);
             same(&j, &whole);
         }
     }
-    for (size_t first = 1; first < len; first += 1 + len / 64) {
+    for (size_t first = 1; first < len; first += 1 + len / 32) {
         run(&j, data, len, NULL, first, 0, 0);
         same(&j, &whole);
     }

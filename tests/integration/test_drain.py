@@ -36,8 +36,11 @@ def drain(router, sign=signal.SIGTERM):
     router.log_contains("draining")
 
 
-def ended(router):
-    """It is gone within the harness's deadline, far below the 60 s that tests set where they mean never, with 0."""
+def ended(router, *clients):
+    """It is gone within the harness's deadline, far below the 60 s that tests set where they mean never, with 0.
+    The clients go first: one that has its answer and stays is waited for, up to two seconds."""
+    for client in clients:
+        client.close()
     assert router.wait_exit() == 0
     router.check()
 
@@ -81,7 +84,7 @@ def test_what_runs_is_finished_and_says_close(lab, sign):
     response = client.read_response()
     assert (response.status, response.body, response["Connection"].lower()) == (200, b'{"whole":1}', "close")
     assert client.wait_close() == "fin"
-    ended(router)
+    ended(router, client)
     assert router.access_lines(1)[0]["end"] == "done"
 
 
@@ -94,7 +97,7 @@ def test_a_stream_runs_to_its_end(lab):
     conn.tx("0\r\n\r\n")
     assert list(parts) == []
     assert client.wait_close() == "fin"
-    ended(router)
+    ended(router, client)
 
 
 def test_an_upload_in_progress_is_finished(lab):
@@ -109,7 +112,7 @@ def test_an_upload_in_progress_is_finished(lab):
     conn.txresp(200, body=b"ok")
     response = client.read_response()
     assert (response.status, response["Connection"].lower()) == (200, "close")
-    ended(router)
+    ended(router, client)
 
 
 def test_what_waits_in_the_queue_is_finished(lab):
@@ -123,7 +126,7 @@ def test_what_waits_in_the_queue_is_finished(lab):
     assert conn.rxreq().json()["user"] == "queued"
     conn.txresp(200, body=b"2")
     assert queued.read_response().body == b"2"
-    ended(router)
+    ended(router, first, queued)
 
 
 def test_an_error_while_draining_says_close_too(lab):
@@ -132,7 +135,7 @@ def test_an_error_while_draining_says_close_too(lab):
     conn.close()
     response = client.read_response()
     assert (response.status, response["Connection"].lower()) == (502, "close")
-    ended(router)
+    ended(router, client)
 
 
 def test_admin_listen_answers_to_the_end(lab):
@@ -146,7 +149,7 @@ def test_admin_listen_answers_to_the_end(lab):
         assert admin.request("GET", target, host="localhost").read_response().status == status
     conn.txresp(200, body=b"x")
     assert client.read_response().status == 200
-    ended(router)
+    ended(router, client)
     assert refuses(router.addresses[1])
 
 
@@ -235,7 +238,7 @@ def test_drain_timeout_0_has_no_limit(lab):
     assert client.is_silent(0.7)
     conn.tx("0\r\n\r\n")
     assert list(parts) == []
-    ended(router)
+    ended(router, client)
 
 
 def test_drain_timeout_is_not_waited_for_when_nothing_runs(lab):
@@ -244,7 +247,7 @@ def test_drain_timeout_is_not_waited_for_when_nothing_runs(lab):
     client.chat()
     client.read_response()
     router.signal(signal.SIGTERM)
-    ended(router)
+    ended(router, client)
 
 
 def test_a_client_that_says_half_a_head_does_not_hold_it(lab):
@@ -306,7 +309,7 @@ def test_what_waits_in_the_backlog_is_served(lab):
     for client in clients:
         response = client.read_response()
         assert (response.status, response["Connection"].lower()) == (200, "close")
-    ended(router)
+    ended(router, *clients)
 
 
 def test_a_request_that_was_sent_before_the_close_is_served(lab):
@@ -323,7 +326,7 @@ def test_a_request_that_was_sent_before_the_close_is_served(lab):
     router.signal(signal.SIGCONT)
     for client in clients:
         assert client.read_response().status == 200
-    ended(router)
+    ended(router, *clients)
 
 
 def test_pipelined_requests_before_the_close_are_answered_or_not_begun(lab):
@@ -339,7 +342,7 @@ def test_pipelined_requests_before_the_close_are_answered_or_not_begun(lab):
     if (first["Connection"] or "").lower() == "close":  # then the second was not begun
         assert client.wait_close() == "fin"
         assert up.no_connection(0.1)
-    ended(router)
+    ended(router, client)
 
 
 def test_the_port_is_free_again(lab):

@@ -231,7 +231,7 @@ def test_a_freed_slot_is_given_out_at_once(lab, end):
     began = time.monotonic()
     again = conn if end is WAYS_TO_END["whole answer"] else up.accept()
     assert again.rxreq().json()["user"] == "next"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 2
     finish(again, queued)
 
 

@@ -11,7 +11,7 @@ import pytest
 from harness import WaitTimeout, chat_body, request_bytes
 from harness.mortal import Mortal
 
-REQUESTS = int(os.environ.get("RACE_REQUESTS", "3000"))
+REQUESTS = int(os.environ.get("RACE_REQUESTS", "10000"))
 CLIENTS = 8
 
 
@@ -87,15 +87,15 @@ def test_a_backend_that_closes_after_100_requests(lab):
 
 def test_a_backend_that_closes_idle_connections_at_random(lab):
     up = Closing(2, idle=(0.005, 0.05))
-    race(lab, up, (0.0, 0.06), REQUESTS // 4)
+    race(lab, up, (0.0, 0.06), REQUESTS // 12)
     assert up.closed > 50
 
 
 @pytest.mark.parametrize("most", [1, 2])
 def test_a_backend_that_closes_without_saying_so(lab, most):
     up = Closing(3, most=most)
-    race(lab, up, None, REQUESTS // 8)
-    assert up.closed >= REQUESTS // 8 // most - CLIENTS
+    race(lab, up, None, REQUESTS // 24)
+    assert up.closed >= REQUESTS // 24 // most - CLIENTS
 
 
 def test_a_backend_that_resets_idle_connections(lab):
@@ -104,5 +104,5 @@ def test_a_backend_that_resets_idle_connections(lab):
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # its close is a reset
             super().run(conn)
     up = Resetting(4, idle=(0.001, 0.02))
-    race(lab, up, (0.0, 0.022), REQUESTS // 4)
+    race(lab, up, (0.0, 0.022), REQUESTS // 12)
     assert up.closed > 50

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import re
-import signal
 import socket
 import time
 
@@ -142,19 +141,6 @@ def test_an_endpoint_is_not_called_down_for_want_of_descriptors(lab):
     wait_until(lambda: answers(router), "it does not recover")
     assert router.chat().status == 200
     assert not state_lines(router, up)
-
-
-def test_room_is_not_made_at_the_cost_of_a_request_that_has_come(lab):
-    router = lab.router(lab.upstream(), max_connections=1)
-    first = lab.client(router)
-    assert first.request("GET", "/health").read_response().status == 200  # idle from now on
-    router.signal(signal.SIGSTOP)  # so that both are seen at one moment, the newcomer first
-    second = lab.client(router)
-    second.request("GET", "/health")
-    first.request("GET", "/health")
-    router.signal(signal.SIGCONT)
-    assert first.read_response().status == 200
-    assert second.read_response().status in (200, 503)
 
 
 # logs

@@ -79,13 +79,13 @@ def test_first_byte_timeout_0_waits(lab):
 
 
 def test_first_byte_timeout_ends_with_the_head(lab):
-    up, router, client = lab.scripted_pair(pool={"first_byte_timeout": "400ms"})
+    up, router, client = lab.scripted_pair(pool={"first_byte_timeout": "1s"})
     client.chat(stream=True)
     conn = up.accept()
     conn.rxreq()
     conn.sse_head()
     events = client.sse(client.read_head())
-    time.sleep(0.8)  # beyond it
+    time.sleep(1.5)  # beyond it
     conn.event("one")
     assert next(events) == b"data: one"
     conn.sse_end()
@@ -95,7 +95,7 @@ def test_first_byte_timeout_ends_with_the_head(lab):
 @pytest.mark.parametrize("sent", ["HTTP/1.1 200 OK\r\nContent-", "HTTP/1.1 102 Processing\r\n\r\n"], ids=["half a head", "1xx"])
 def test_a_head_that_stalls_is_504(lab, sent):
     """Its first byte came, so the limit is the one between two bytes; to the client nothing went yet."""
-    up, router, client = lab.scripted_pair(pool={"first_byte_timeout": "300ms", "stream_idle_timeout": "600ms"})
+    up, router, client = lab.scripted_pair(pool={"first_byte_timeout": "1s", "stream_idle_timeout": "600ms"})
     client.chat()
     conn = up.accept()
     conn.rxreq()
@@ -109,14 +109,14 @@ def test_a_head_that_stalls_is_504(lab, sent):
 
 
 def test_bytes_keep_a_stream_alive(lab):
-    up, router, client = lab.scripted_pair(pool={"stream_idle_timeout": "400ms"})
+    up, router, client = lab.scripted_pair(pool={"stream_idle_timeout": "1500ms"})
     client.chat(stream=True)
     conn = up.accept()
     conn.rxreq()
     conn.sse_head()
     events = client.sse(client.read_head())
     for n in range(12):
-        time.sleep(0.1)  # thrice the timeout in all
+        time.sleep(0.2)  # longer than the timeout in all
         conn.event(str(n))
         assert next(events) == b"data: %d" % n
     conn.sse_end()

@@ -384,7 +384,7 @@ class Run:
 
     def config(self):
         urls = [e.url for e in self.endpoints]
-        probed = {"health": {"interval": "200ms", "timeout": "400ms", "fall": 2}, "slow_start": "500ms"}
+        probed = {"health": {"interval": "200ms", "timeout": "1s", "fall": 2}, "slow_start": "500ms"}
         return {
             "read_usage": False,
             "defaults": {

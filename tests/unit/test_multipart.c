@@ -209,15 +209,15 @@ static void test_types_and_encodings(void **state) {
                                        "Content-Transfer-Encoding: binary \t"};
     static const char *const odd[] = {"text/plain; charset=utf-16", "text/plain; charset=utf-7", "text/plain; charset*=utf-8",
                                       "text/plain; charset=", "text/plain; x"};
-    char form[4096];
+    char form[4096], head[200];
     (void)state;
     for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
         snprintf(form, sizeof form, "--xyz\r\n%s\r\n" CD "name=\"model\"\r\n\r\nwhisper-1\r\n" END, fine[i]);
         good(form, 1, "whisper-1");
     }
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
-        snprintf(form, sizeof form, "Content-Type: %s", odd[i]);
-        bad_head(form, "charset");
+        snprintf(head, sizeof head, "Content-Type: %s", odd[i]);
+        bad_head(head, "charset");
         snprintf(form, sizeof form, "--xyz\r\n" CD "name=f\r\nContent-Type: %s\r\n\r\nx\r\n" MODEL END, odd[i]);
         good(form, 1, "whisper-1"); /* a file's own business */
     }
