@@ -2,7 +2,7 @@
 # What `make run` does once ./router is built: two demo backends, the router on them, one chat in front of your eyes.
 # ROUTER_ONCE=1 ends after that chat. ROUTER_USER=name chats as somebody else.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 user=${ROUTER_USER:-alice}
 pids=""
 stop() {

@@ -39,7 +39,7 @@ char *buf_reserve(struct buf *b, size_t n) {
     if (b->mem && want < 2 * (size_t)b->cap) want = 2 * (size_t)b->cap;
     char *mem = mem_get(want, &cap);
     if (!mem) return b->failed = true, (char *)NULL;
-    if (len) memcpy(mem, b->mem + b->head, len);
+    if (b->mem && len) memcpy(mem, b->mem + b->head, len);
     mem_put(b->mem, b->cap);
     b->mem = mem, b->cap = (uint32_t)cap, b->head = 0, b->tail = (uint32_t)len;
     return mem + len;

@@ -4,8 +4,8 @@
  *   bytes   a bare CR or LF in front of a delimiter or in a head; control bytes and folded lines in a head
  *   ends    anything but CRLF or "--" behind a delimiter (padding too); one in place of a part's data; a preamble (one CRLF may
  *           stand there); an epilogue other than blanks and line ends
- *   heads   none or two Content-Dispositions, not form-data, no name, name or filename twice, name* and the like, a backslash in
- *           a name or before a quote, a `;` in quotes before the name or beside a model's; a transfer encoding that changes bytes
+ *   heads   none or two Content-Dispositions, not form-data, no name, name or filename twice, NAME, name* and the like, a backslash
+ *           in a name or before a quote, a `;` in a name, or in quotes before a name or beside a model's; encodings but identity
  *   values  a charset for the model that is no superset of ASCII; a field `_charset_`
  *
  *   START > FIRST > AFTER > LINE > DATA > AFTER ... > END        LINE: a line of a part's head; AFTER: behind a delimiter */
@@ -116,7 +116,8 @@ static const char *disposition(struct multipart *m, struct str rest) {
     if (!str_ieq(main_value(&rest), STR("form-data"))) return bad_disposition;
     while ((got = next_param(&rest, false, &p)) == GOT_PARAM) {
         if (str_ieq(p.name, STR("name"))) {
-            if (named || semicolon || has_byte(p.value, '\\')) return bad_disposition;
+            if (named || semicolon || !str_eq(p.name, STR("name"))) return bad_disposition; /* to cpp-httplib NAME is none */
+            if (has_byte(p.value, '\\') || has_byte(p.value, ';')) return bad_disposition;
             named = true;
             if (str_ieq(p.value, STR("model"))) m->part |= PART_MODEL;
             if (str_ieq(p.value, STR("_charset_"))) return "The form's field '_charset_' is not understood: forms are UTF-8.";

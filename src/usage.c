@@ -16,6 +16,7 @@
 
 #define COUNT_MAX 9007199254740992.0 /* 2^53: beyond it a double tells no units */
 #define PREFIX    "{\"response\":{"  /* what a lost front is replaced by, at most */
+#define NEAR_END  512                /* bytes of a whole body in which its counts mostly are */
 
 enum line { LINE_EMPTY, LINE_CR, LINE_TEXT }; /* what stands on the line that is not finished */
 
@@ -320,8 +321,17 @@ static void read_cut_tail(struct usage *u) {
     read_record(u, (struct str){record, USAGE_TAIL});
 }
 
+/* Of a whole body: servers tell the counts last, so its last bytes are looked at first, and mostly that is all. */
+static bool read_near_end(struct usage *u) {
+    if (u->kind != USAGE_JSON || u->cut || u->tail_len <= NEAR_END) return false;
+    u->cut = true;
+    read_record(u, (struct str){u->tail + u->tail_len - NEAR_END, NEAR_END});
+    u->cut = false;
+    return u->counts.prompt >= 0 && u->counts.completion >= 0;
+}
+
 static void read_kept(struct usage *u) {
-    if (u->tail && !u->lost) {
+    if (u->tail && !u->lost && !read_near_end(u)) {
         if (u->cut)
             read_cut_tail(u);
         else

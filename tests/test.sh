@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds with MODE's sanitizers and runs everything that needs Debian packages only. The last line is the count.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 mode=${MODE:-asan}
 make="make --no-print-directory MODE=$mode"
 passed=0 failed=0

@@ -71,7 +71,7 @@ static bool names_model(struct str head) {
         struct str part, key;
         line = str_cut(line, ';', &part);
         struct str value = str_trim(str_cut(str_trim(part), '=', &key));
-        if (!str_ieq(str_trim(key), STR("name"))) continue;
+        if (!str_eq(str_trim(key), STR("name"))) continue;
         if (value.len >= 2 && value.ptr[0] == '"' && value.ptr[value.len - 1] == '"')
             value = (struct str){value.ptr + 1, value.len - 2};
         return str_ieq(value, STR("model"));

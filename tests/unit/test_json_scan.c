@@ -162,12 +162,9 @@ static void variants(void **state) {
         last = s;
     assert_ptr_equal(json_scan_best(), last);
     assert_null(json_scan_variant(n + 1));
-#ifdef __SSE2__
-    assert_true(n >= 2);
-    assert_string_equal(json_scan_variant(1)->name, "sse2");
-#endif
-#ifdef __x86_64__
+#if defined(__SSE2__) && defined(__x86_64__)
     assert_int_equal(n, 2 + (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi")));
+    assert_string_equal(json_scan_variant(1)->name, "sse2");
 #endif
 }
 

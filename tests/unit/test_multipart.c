@@ -104,7 +104,7 @@ static void test_model_anywhere(void **state) {
     good("--xyz--\r\n", 0, NULL);
     good("--xyz--\r\n \t\r\n", 0, NULL);
     good("\r\n" MODEL END, 1, "whisper-1");
-    good("--xyz\r\nX-Other: (;\"\r\ncontent-DISPOSITION:Form-Data;NAME=model\r\n\r\nm\r\n" END, 1, "m");
+    good("--xyz\r\nX-Other: (;\"\r\ncontent-DISPOSITION:Form-Data;name=model\r\n\r\nm\r\n" END, 1, "m");
 }
 
 static void test_values(void **state) {
@@ -191,6 +191,10 @@ static void test_dispositions_refused(void **state) {
     bad_part("form-data; name=\"f\"; filename=\"a\\\"; name=\\\"model\"");
     bad_part("form-data; name=\"f\"; filename=\"a\\\\\"; name=\"model\"");
     bad_part("form-data; filename=\"a; name=model; b\"; name=\"f\"");
+    bad_part("form-data; name=\"a; name=model; b\"");
+    bad_part("form-data; NAME=\"a; name=model; b\"");
+    bad_part("form-data; NAME=\"f\"; filename=\"a; name=model; b\"");
+    bad_part("form-data; Name=model");
     bad_part("form-data; name=\"model\"; x=\"; filename=a; b\"");
     refused("--xyz\r\n" CD "name=\"a\"\r\n" CD "name=\"model\"\r\n\r\nx\r\n" END, "two Content-Dispositions");
     refused("--xyz\r\nContent-Type: text/plain\r\n\r\nx\r\n" END, "no Content-Disposition");
