@@ -453,13 +453,13 @@ class Run:
             self.ledger.complain(f"pool of {model}: only {seen} came back")
 
     def quiet(self):
-        """(descriptors, resident bytes) once nothing goes on but probes."""
+        """(descriptors, resident bytes) once nothing goes on but probes and model lists, whose connections come and go."""
         time.sleep(2.5)  # idle connections live for one
-        fds = 0
-        for _ in range(20):
-            fds = max(fds, self.router.fds())
+        fds = []
+        for _ in range(40):
+            fds.append(self.router.fds())
             time.sleep(0.05)
-        return fds, self.router.rss()
+        return min(fds), self.router.rss()
 
     def load(self, seconds, director):
         self.over.clear()
@@ -489,7 +489,7 @@ class Run:
         self.all_widths()
         after = self.quiet()
         slack = (64 if self.options.asan_ok else 8) << 20
-        if after[0] > before[0]:
+        if after[0] > before[0] + 2:  # those that are asked for their list only have a connection half of the time
             self.ledger.complain(f"{after[0]} descriptors are open where {before[0]} were")
         if after[1] > before[1] + slack:
             self.ledger.complain(f"{after[1] >> 20} MB are resident where {before[1] >> 20} were")

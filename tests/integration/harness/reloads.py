@@ -1,0 +1,63 @@
+"""A configuration changed under a running router.
+
+    reload(router, lab.config(up)); assert "models" in refused(router, "nonsense: 1\\n")
+"""
+import re
+import signal
+
+from .client import RawClient
+
+VERDICT = re.compile(r"\breload: (.* is in force: .*|refused: .*)$")
+
+
+def verdicts(router):
+    return [m.group(1) for line in list(router.log) if (m := VERDICT.search(line))]
+
+
+def hup(router, config=None):
+    """SIGHUP, with another file first if one is given; the verdict's line. One at a time: signals of one kind merge."""
+    before = len(verdicts(router))
+    if config is not None:
+        router.write_config(config)
+    router.signal(signal.SIGHUP)
+    router.wait_for(lambda: len(verdicts(router)) > before, "SIGHUP brings no verdict")
+    return verdicts(router)[before]
+
+
+def reload(router, config=None):
+    verdict = hup(router, config)
+    assert not verdict.startswith("refused"), "\n".join(router.log[-20:])
+    return verdict
+
+
+def refused(router, config=None):
+    """The reason."""
+    verdict = hup(router, config)
+    assert verdict.startswith("refused: "), verdict
+    return verdict[len("refused: "):]
+
+
+def page(router, method, target, headers=(), index=-1, host="localhost", body=None):
+    """A request on the last address (admin_listen, where there is one), on a connection of its own."""
+    client = RawClient(router.addresses[index])
+    try:
+        client.request(method, target, body, [("Connection", "close"), *headers], host=host)
+        return client.read_response(head=method == "HEAD")
+    finally:
+        client.close()
+
+
+def status(router, index=-1, headers=()):
+    response = page(router, "GET", "/status", headers, index)
+    assert response.status == 200, response
+    return response.json()
+
+
+def endpoint_row(router, up, pool=None, index=-1):
+    """Its row in /status; None if there is none."""
+    url = getattr(up, "url", up)
+    for p in status(router, index)["pools"]:
+        for row in p["endpoints"]:
+            if row["url"] == url and pool in (None, p["name"]):
+                return row
+    return None
