@@ -18,6 +18,7 @@ enum upstream_state {
 /* How it went wrong. */
 enum upstream_failure {
     UPSTREAM_NO_CONNECT, /* no address took the connection, in time: nothing was sent */
+    UPSTREAM_NO_ROOM,    /* we are out of descriptors or memory ourselves: nothing was sent, and the endpoint is not to blame */
     UPSTREAM_STALE,      /* a reused connection died without one response byte, within STALE_MS of sending */
     UPSTREAM_BROKE,      /* died before the response's head was whole */
     UPSTREAM_BAD,        /* what came is no HTTP response we would pass on */
@@ -90,6 +91,7 @@ void upstream_resume(struct upstream *u);     /* wants() is true again */
 void upstream_abandon(struct upstream *u);    /* the user lets go before the end: closed at once */
 void upstream_close_idle(struct endpoint *e); /* all idle connections of one endpoint */
 unsigned upstream_idle_count(void);
-unsigned upstream_count(void); /* idle ones included */
-void upstream_setup(void);     /* once, at start: takes the endpoints' hooks for names and ends */
+bool upstream_close_oldest_idle(void); /* makes room for a descriptor; false if none is idle */
+unsigned upstream_count(void);         /* idle ones included */
+void upstream_setup(void);             /* once, at start: takes the endpoints' hooks for names and ends */
 #endif

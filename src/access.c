@@ -16,18 +16,22 @@
 #include "clock.h"
 #include "log.h"
 #include "loop.h"
+#include "timer.h"
 
 #define PENDING_MAX ((size_t)1 << 20) /* bytes of lines held while the log does not take them */
+#define AGAIN_MS    500               /* after which a log that took no more is tried again, with nothing new to say */
 #define TEXT_MAX    512               /* bytes of one client text in a line */
 #define RECENT_TEXT 512               /* bytes of all texts of a request that is remembered; the last ones are cut */
 
 static int fd = -1;
 static bool is_socket;
+static bool torn; /* the log ends in the middle of a line; pending begins with the rest of it */
 static enum conf_access format = ACCESS_OFF;
 static char *file;
 static struct buf pending;
 static uint64_t dropped, dropped_told;
 static struct loop_task flush_task;
+static struct timer again;
 
 /* The last requests, for /status: kept as they are, made text only when somebody asks. */
 struct recent {
@@ -55,6 +59,11 @@ static void flush_now(struct loop_task *t) {
     access_flush();
 }
 
+static void flush_again(struct timer *t) {
+    (void)t;
+    access_flush();
+}
+
 const char *access_open(enum conf_access f, const char *path) {
     static char problem[300];
     int opened = -1;
@@ -65,7 +74,8 @@ const char *access_open(enum conf_access f, const char *path) {
     }
     access_close();
     loop_task_init(&flush_task, flush_now);
-    fd = opened, is_socket = sock, format = f;
+    timer_init(&again, flush_again);
+    fd = opened, is_socket = sock, format = f, torn = false;
     file = str_dup(str_of(path));
     return NULL;
 }
@@ -82,6 +92,7 @@ void access_close(void) {
     access_flush();
     if (fd >= 0) close(fd);
     if (flush_task.run) loop_undefer(&flush_task);
+    timer_drop(&again);
     buf_free(&pending);
     free(file);
     fd = -1, file = NULL, format = ACCESS_OFF;
@@ -98,19 +109,33 @@ static uint64_t lines_in(struct str s) {
     return n;
 }
 
+/* All but the rest of a line of which a part went: what comes after it must not be glued to half a line. */
+static void drop_pending(struct str s) {
+    const char *end = torn ? memchr(s.ptr, '\n', s.len) : NULL;
+    size_t rest = end ? (size_t)(end - s.ptr) + 1 : 0;
+    struct buf kept = {0};
+    buf_put(&kept, s.ptr, rest);
+    dropped += lines_in((struct str){s.ptr + rest, s.len - rest});
+    buf_free(&pending);
+    pending = kept;
+}
+
 void access_flush(void) {
     while (fd >= 0 && buf_len(&pending)) {
         struct str s = buf_str(&pending);
         ssize_t n = is_socket ? send(fd, s.ptr, s.len, MSG_DONTWAIT | MSG_NOSIGNAL) : write(fd, s.ptr, s.len);
         if (n > 0) {
+            torn = s.ptr[n - 1] != '\n';
             buf_consume(&pending, (size_t)n);
             continue;
         }
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0 && errno == EAGAIN && buf_len(&pending) < PENDING_MAX)
-            return; /* tried again at the end of the next turn that logs */
-        dropped += lines_in(s);
-        buf_free(&pending);
+        if (n < 0 && errno == EAGAIN && buf_len(&pending) < PENDING_MAX) {
+            timer_set(&again, clock_ms() + AGAIN_MS); /* or at the end of the next turn that logs */
+            return;
+        }
+        drop_pending(s);
+        break;
     }
     if (dropped == dropped_told) return;
     if (dropped_told == 0) log_warn("access", "the access log takes no more: lines are dropped (%s)", strerror(errno));

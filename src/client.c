@@ -456,12 +456,19 @@ unsigned client_idle_count(void) {
     return n;
 }
 
-bool client_close_longest_idle(void) {
+static struct client *longest_idle(void) {
     list_each(it, &idle_list) {
         struct client *c = list_entry(it, struct client, link);
-        if (c->admin) continue;
-        client_close(c);
-        return true;
+        if (!c->admin) return c;
+    }
+    return NULL;
+}
+
+bool client_close_longest_idle(void) {
+    for (struct client *c; (c = longest_idle());) {
+        step(c); /* one last read: a request may have come that was not looked at yet; then it is idle no more */
+        if (c->state == CLIENT_IDLE) client_close(c);
+        if (c->state == CLIENT_CLOSED) return true;
     }
     return false;
 }

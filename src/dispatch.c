@@ -185,10 +185,8 @@ void dispatch_release(struct dispatch *d) {
     d->tried = NULL;
 }
 
-/* The oldest waiting request of this pool, if an endpoint has room for it. True if one was served. */
-static bool serve_first(struct pool_live *live) {
-    if (list_empty(&live->queue)) return false;
-    struct dispatch *d = list_entry(live->queue.next, struct dispatch, link);
+/* One waiting request of a pool: true if it waits there no more. */
+static bool serve(struct dispatch *d, struct pool_live *live) {
     d->api->refresh(d);
     if (!d->pool) {
         d->api->refused(d, WHY_NO_ENDPOINT);
@@ -212,6 +210,18 @@ static bool serve_first(struct pool_live *live) {
     take_slot(d, got);
     d->api->granted(d);
     return true;
+}
+
+/* The oldest waiting request of this pool that an endpoint has room for. One that failed somewhere already may wait for fewer
+ * endpoints than those behind it: it holds nobody up. True if one was served. */
+static bool serve_first(struct pool_live *live) {
+    list_each(it, &live->queue) {
+        struct dispatch *d = list_entry(it, struct dispatch, link);
+        bool choosy = d->tried != NULL;
+        if (serve(d, live)) return true;
+        if (!choosy) return false;
+    }
+    return false;
 }
 
 /* A slot that several pools wait for goes to whoever has waited longest. */

@@ -150,6 +150,11 @@ static void failed(void *user, enum upstream_failure failure, const char *reason
         start(r);
         return;
     }
+    if (failure == UPSTREAM_NO_ROOM) { /* says nothing of the endpoint */
+        r->endpoint->probed = true;
+        wait_again(r);
+        return;
+    }
     gave_up(r, failure != UPSTREAM_NO_CONNECT, failure == UPSTREAM_SLOW || failure == UPSTREAM_STALL, reason);
 }
 

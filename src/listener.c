@@ -15,6 +15,7 @@
 #include "log.h"
 #include "loop.h"
 #include "timer.h"
+#include "upstream.h"
 
 #define BATCH        64
 #define PAUSE_MS     100
@@ -57,6 +58,7 @@ static bool accept_batch(struct listener *l) {
     for (int i = 0; i < BATCH; i++) {
         int fd = sock_accept(l->io.fd, &peer);
         if (fd >= 0) {
+            told_shortage = false; /* the next one is told again */
             accepted(l, fd, &peer);
             continue;
         }
@@ -68,7 +70,7 @@ static bool accept_batch(struct listener *l) {
         /* EMFILE, ENFILE, ENOBUFS, ENOMEM: an idle client's descriptor may be had; else wait. */
         if (!told_shortage) log_warn("listener", "cannot accept: %s; waiting", strerror(errno));
         told_shortage = true;
-        if (client_close_longest_idle()) continue;
+        if (upstream_close_oldest_idle() || client_close_longest_idle()) continue;
         timer_set(&l->pause, clock_ms() + PAUSE_MS);
         return false;
     }
@@ -83,7 +85,6 @@ static void on_ready(struct loop_fd *io) {
 
 static void pause_over(struct timer *t) {
     struct listener *l = list_entry(t, struct listener, pause);
-    told_shortage = false;
     l->io.bits |= LOOP_READABLE;
     loop_ready(&l->io);
 }

@@ -4,13 +4,29 @@
  * Never blocks for long: stderr is the operator's own; what it does not take is lost. */
 #include "log.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static enum log_level level = LOG_INFO;
 static int journal = -1; /* stderr is the journal's: lines carry a priority */
+static int fd = STDERR_FILENO;
+static bool is_socket;
+
+/* A pipe is opened anew, so that O_NONBLOCK is ours alone: whoever reads it may stall, requests must not. */
+static void look_at_stderr(void) {
+    struct stat st;
+    journal = getenv("JOURNAL_STREAM") != NULL;
+    if (fstat(STDERR_FILENO, &st) != 0) return;
+    is_socket = S_ISSOCK(st.st_mode);
+    if (!S_ISFIFO(st.st_mode) && !S_ISCHR(st.st_mode)) return;
+    int own = open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (own >= 0) fd = own;
+}
 
 static const struct {
     char name[6];
@@ -28,7 +44,7 @@ bool log_enabled(enum log_level l) {
 void log_line(enum log_level l, const char *tag, const char *fmt, ...) {
     char line[1024];
     if (!log_enabled(l)) return;
-    if (journal < 0) journal = getenv("JOURNAL_STREAM") != NULL;
+    if (journal < 0) look_at_stderr();
     int n = journal ? snprintf(line, sizeof line, "<%d>%s: ", levels[l].priority, tag)
                     : snprintf(line, sizeof line, "%s %s: ", levels[l].name, tag);
     va_list ap;
@@ -40,5 +56,6 @@ void log_line(enum log_level l, const char *tag, const char *fmt, ...) {
     for (size_t i = (size_t)n; i < len; i++)
         if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f) line[i] = '?';
     line[len] = '\n';
-    if (write(STDERR_FILENO, line, len + 1) < 0) return; /* nobody left to tell */
+    ssize_t done = is_socket ? send(fd, line, len + 1, MSG_DONTWAIT | MSG_NOSIGNAL) : write(fd, line, len + 1);
+    (void)done; /* nobody left to tell */
 }

@@ -376,6 +376,7 @@ static void exchange(struct txn *t, bool fresh);
 static void pass_held(struct txn *t);
 
 static void granted(struct dispatch *d) {
+    txn_of(d)->fresh_retry = false; /* of the endpoint before */
     exchange(txn_of(d), false);
 }
 
@@ -473,7 +474,8 @@ static void held_body(struct txn *t, const struct iovec *spans, int n, bool ende
     if (held_whole(t->held)) {
         endpoint_sign(t->dispatch.endpoint, SIGN_LOADING, "it is loading the model");
         txn_set(t, TXN_DISPATCH);
-        if (dispatch_next(&t->dispatch)) return;
+        /* After a replaced connection it may be this very request that made it load again. */
+        if (!t->fresh_retry && dispatch_next(&t->dispatch)) return;
     }
     pass_held(t);
 }
@@ -533,7 +535,13 @@ static void failed(void *user, enum upstream_failure failure, const char *reason
     }
     log_debug("txn", STR_FMT ": %s: %s", STR_ARG(t->notes.request_id), e->url.text, reason);
     switch (failure) {
-    case UPSTREAM_NO_CONNECT: try_next(t); break;
+    case UPSTREAM_NO_CONNECT:
+        if (t->fresh_retry)
+            broke_off(t, WHY_UPSTREAM); /* the request may be what killed it: it must not visit the next */
+        else
+            try_next(t);
+        break;
+    case UPSTREAM_NO_ROOM: broke_off(t, WHY_NO_ROOM); break;
     case UPSTREAM_STALE:
         if (t->fresh_retry)
             broke_off(t, WHY_UPSTREAM);

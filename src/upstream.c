@@ -127,6 +127,19 @@ void upstream_close_idle(struct endpoint *e) {
         destroy(list_entry(e->idle.next, struct upstream, link));
 }
 
+bool upstream_close_oldest_idle(void) {
+    struct upstream *oldest = NULL;
+    if (!idle_count) return false;
+    list_each(it, endpoint_all()) { /* the least recently used of an endpoint stands last in its list */
+        struct endpoint *e = list_entry(it, struct endpoint, link);
+        if (list_empty(&e->idle)) continue;
+        struct upstream *u = list_entry(e->idle.prev, struct upstream, link);
+        if (!oldest || u->idle_until < oldest->idle_until) oldest = u;
+    }
+    if (oldest) destroy(oldest);
+    return oldest;
+}
+
 unsigned upstream_idle_count(void) {
     return idle_count;
 }
@@ -395,6 +408,10 @@ static int64_t address_deadline(const struct upstream *u, int64_t limit) {
     return now + (share < 1 ? 1 : share);
 }
 
+static bool out_of_room(int e) {
+    return e == EMFILE || e == ENFILE || e == ENOBUFS || e == ENOMEM;
+}
+
 /* The next address; `last` says why the one before did not do. */
 static void try_address(struct upstream *u, const char *last) {
     struct sock_addr a;
@@ -403,6 +420,12 @@ static void try_address(struct upstream *u, const char *last) {
         u->tried_addresses++;
         conn_close(&u->conn);
         int fd = sock_connect(&a, &done);
+        while (fd < 0 && out_of_room(errno) && upstream_close_oldest_idle())
+            fd = sock_connect(&a, &done);
+        if (fd < 0 && out_of_room(errno)) {
+            fail(u, UPSTREAM_NO_ROOM, strerror(errno));
+            return;
+        }
         if (fd < 0) {
             last = strerror(errno);
             continue;

@@ -95,15 +95,16 @@ export function notingFetch() {
   return { noted, fetcher };
 }
 
-/** Every event but the first goes out only when the client has reported the one before: returns how many it reported. */
-export async function pace(up, stream, onEvent = () => {}) {
+/** Every event but the first goes out only when the client has reported the one before: returns how many it reported.
+ * counts(event): is this one that stands for an event of the wire? */
+export async function pace(up, open, onEvent = () => {}, counts = () => true) {
   let count = 0;
   const before = up.requests.length;
-  for await (const event of await stream()) {
+  for await (const event of await open()) {
     onEvent(event);
+    if (!counts(event)) continue;
     count++;
-    const seen = up.requests[before];
-    if (seen.pending.length) up.step(seen);
+    up.step(up.requests[before]);
   }
   return count;
 }

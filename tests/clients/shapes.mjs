@@ -100,13 +100,13 @@ function messages({ name, body, number }) {
   const events = [
     { type: "message_start", message },
     { type: "content_block_start", index: 0, content_block: { type: "text", text: "" } },
-    { type: "ping" },
     ...words(whole).map((t) => ({ type: "content_block_delta", index: 0, delta: { type: "text_delta", text: t } })),
     { type: "content_block_stop", index: 0 },
     { type: "message_delta", delta: { stop_reason: "end_turn", stop_sequence: null }, usage: { output_tokens: 9 } },
     { type: "message_stop" },
   ];
-  return sse(events.map(named));
+  const [first, ...others] = events.map(named);
+  return sse([named({ type: "ping" }) + first, ...others]); // a ping is nothing that a client reports
 }
 
 /** One vector a text: its length and two numbers that every float holds exactly. */

@@ -93,8 +93,9 @@ export class Upstream {
 
   /** The next event of a paced stream; nothing after its last. */
   step(seen) {
-    seen.res.write(seen.pending.shift() ?? "");
-    if (seen.pending.length === 0) seen.res.end();
+    if (!seen.pending.length) return;
+    seen.res.write(seen.pending.shift());
+    if (!seen.pending.length) seen.res.end();
   }
 
   set(seen, state) {

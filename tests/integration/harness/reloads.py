@@ -37,8 +37,8 @@ def refused(router, config=None):
     return verdict[len("refused: "):]
 
 
-def page(router, method, target, headers=(), index=-1, host="localhost", body=None):
-    """A request on the last address (admin_listen, where there is one), on a connection of its own."""
+def page(router, method, target, headers=(), index=0, host="localhost", body=None):
+    """A request on a connection of its own; index 1 is admin_listen where there is one."""
     client = RawClient(router.addresses[index])
     try:
         client.request(method, target, body, [("Connection", "close"), *headers], host=host)
@@ -47,13 +47,13 @@ def page(router, method, target, headers=(), index=-1, host="localhost", body=No
         client.close()
 
 
-def status(router, index=-1, headers=()):
+def status(router, index=0, headers=()):
     response = page(router, "GET", "/status", headers, index)
     assert response.status == 200, response
     return response.json()
 
 
-def endpoint_row(router, up, pool=None, index=-1):
+def endpoint_row(router, up, pool=None, index=0):
     """Its row in /status; None if there is none."""
     url = getattr(up, "url", up)
     for p in status(router, index)["pools"]:
