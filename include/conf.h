@@ -9,6 +9,7 @@
 struct conf *conf_load(const char *path, struct conf_findings *f);
 /* The same from text; path only names it. */
 struct conf *conf_parse(const char *path, const char *text, size_t len, struct conf_findings *f);
-void conf_free(struct conf *c);
+struct conf *conf_ref(struct conf *c); /* one reference more: two worlds may be built from it */
+void conf_free(struct conf *c);        /* one less; the last one frees it */
 void conf_findings_free(struct conf_findings *f);
 #endif

@@ -49,6 +49,7 @@ struct conf_endpoint {
     unsigned weight;       /* 1..1000, default 1 */
     unsigned max_inflight; /* 0 = unlimited: the endpoint's own, else the pool's */
     char *api_key;         /* NULL if none */
+    bool expand;           /* each address of its name is an endpoint of its own */
 };
 struct conf_alias {
     char *name, *target;
@@ -67,6 +68,7 @@ struct conf_pool {
 };
 
 struct conf {
+    unsigned refs; /* conf_free gives one back */
     char *path;
     struct value_listen *listen;
     size_t nlisten;

@@ -24,6 +24,8 @@ struct multipart {
     char delim[2 + MULTIPART_BOUNDARY_MAX + 1]; /* "--boundary" */
     uint8_t delim_len, matched, state, newline, part;
     uint8_t skip[256]; /* how far a byte lets the search for delim move on (Horspool) */
+    uint8_t
+        fail[2 + MULTIPART_BOUNDARY_MAX + 1]; /* how much of delim is matched still when the byte behind so much of it is another */
     size_t line_len, head_len;
     char line[MULTIPART_LINE_MAX];
 };

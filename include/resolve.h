@@ -6,7 +6,7 @@
 #include "list.h"
 #include "sock.h"
 
-#define RESOLVE_ADDRS_MAX   16     /* addresses in use of one name; what an answer has above it is passed over */
+#define RESOLVE_ADDRS_MAX   64     /* addresses in use of one name; what an answer has above it is passed over */
 #define RESOLVE_HOST_MAX    255    /* bytes of a name (RFC 1035 2.3.4) */
 #define RESOLVE_TTL_LEAST   5000   /* ms; shorter TTLs are taken for this */
 #define RESOLVE_TTL_MOST    300000 /* ms; longer ones for this */

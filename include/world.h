@@ -3,6 +3,7 @@
 #ifndef WORLD_H
 #define WORLD_H
 #include "endpoint.h"
+#include "expand.h"
 #include "json.h"
 #include "stats.h"
 
@@ -20,6 +21,7 @@ struct pool_live {
 struct member {
     struct endpoint *endpoint;
     unsigned weight;
+    const struct conf_endpoint *conf;
     struct stats_route *stats; /* a reference */
 };
 
@@ -38,7 +40,9 @@ struct pool {
     struct pool_live *live;
     struct pool *fallback; /* NULL if none */
     struct member *members;
-    size_t nmembers;
+    size_t nmembers;               /* may be 0 where names that are expanded have no address now */
+    struct expansion **expansions; /* references */
+    size_t nexpansions;
     struct source_list identity, conversation;
 };
 
@@ -61,6 +65,8 @@ struct world {
 
 /* Builds the whole of it; takes the configuration over. Endpoints and live parts that exist are shared. Cannot fail: conf is sound. */
 struct world *world_build(struct conf *conf);
+/* From the same configuration, with the addresses that expanded names have now. */
+struct world *world_rebuild(const struct world *w);
 void world_activate(struct world *w); /* makes it the current one: endpoints take its settings; the old one loses a reference */
 struct world *world_current(void);    /* borrowed; NULL before the first */
 struct world *world_ref(struct world *w);

@@ -106,7 +106,9 @@ static bool read_endpoint(struct builder *b, const struct conf_policy *policy, c
     conf_keys_fill(b->f, CONF_ENDPOINT, false, n, e);
     const struct node *url = conf_read_member(n, "url");
     if (!url) findings_error(b->f, n, "url", "this endpoint has none: http://host:port or unix:/path");
-    return url && conf_read_url(b->f, "url", url, &e->url);
+    if (!url || !conf_read_url(b->f, "url", url, &e->url)) return false;
+    if (e->expand && e->url.is_unix) findings_error(b->f, url, "expand", "a unix socket has no name with addresses");
+    return true;
 }
 
 static void read_endpoints(struct builder *b, struct conf_pool *p, const struct node *map) {
@@ -487,6 +489,7 @@ struct conf *conf_parse(const char *path, const char *text, size_t len, struct c
     struct node *root = len <= FILE_MAX ? node_parse(text, len, &err) : NULL;
     if (root) {
         b.conf = must_alloc(sizeof *b.conf);
+        b.conf->refs = 1;
         b.conf->path = str_dup(str_of(path));
         build(&b, root);
         node_free(root);
@@ -539,8 +542,13 @@ static void free_pool(struct conf_pool *p) {
     free(p->fallback);
 }
 
+struct conf *conf_ref(struct conf *c) {
+    c->refs++;
+    return c;
+}
+
 void conf_free(struct conf *c) {
-    if (!c) return;
+    if (!c || --c->refs) return;
     for (size_t i = 0; i < c->npools; i++)
         free_pool(&c->pools[i]);
     free(c->pools);

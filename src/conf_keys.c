@@ -98,6 +98,7 @@ static const struct conf_key keys[] = {
     {"url", NULL, .type = CONF_OWN, ENDPOINT(url), .help = "http://host:port/base or unix:/path"},
     {"weight", "1", .type = CONF_NUMBER, ENDPOINT(weight), .min = 1, .max = 1000, .help = "its share of the pool's keys"},
     {"max_inflight", NULL, .type = CONF_NUMBER, ENDPOINT(max_inflight), .max = MANY, .help = "instead of the pool's"},
+    {"expand", "none", .choices = "none|dns", .type = CONF_EITHER, ENDPOINT(expand), .help = "dns: each address of its name is an endpoint of its own, followed as they come and go"},
     {"api_key", NULL, .type = CONF_SECRET, ENDPOINT(api_key), .help = "sent as Authorization: Bearer, on probes too"},
 };
 /* clang-format on */

@@ -29,6 +29,13 @@ static void print_match(const struct match *m, struct str model) {
     if (m->target) printf("sent as:  %s\n", m->target);
 }
 
+/* Who stands behind these is for DNS to say, not for the file. */
+static void print_expanded(const struct pool *p) {
+    for (size_t i = 0; i < p->conf->nendpoints; i++)
+        if (p->conf->endpoints[i].expand)
+            printf("  and the addresses of %s, each an endpoint of its own\n", p->conf->endpoints[i].url.text);
+}
+
 static void print_order(const struct pool *p, uint64_t key) {
     const struct member **order = must_alloc(p->nmembers * sizeof(struct member *));
     route_order(p, key, order);
@@ -53,6 +60,7 @@ int explain_route(struct conf *conf, const char *model, const char *user) {
         print_match(&m, name);
         printf("why:      %s\nendpoints, all assumed up and idle, in order:\n", affinity_text(affinity, who.len != 0));
         print_order(m.pool, route_key(by_user ? who : STR_NONE, m.target ? str_of(m.target) : name));
+        print_expanded(m.pool);
         if (m.pool->fallback) printf("fallback: %s, when none of these is up\n", m.pool->fallback->conf->name);
     }
     world_unref(w);

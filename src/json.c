@@ -380,7 +380,7 @@ static const char *level_open(struct json *j, const char *p, bool object) {
 static void close_watched(struct json *j, const char *p, bool object) {
     uint32_t hits = 0;
     size_t off = 0;
-    if (object && j->depth + 1 == WATCH_MESSAGE && j->watch == WATCH_MESSAGE) message_end(j);
+    if (j->depth + 1 == WATCH_MESSAGE && j->watch == WATCH_MESSAGE) message_end(j);
     if (j->depth == WATCH_TOP) {
         hits = j->outer_hits;
         off = j->outer_off;

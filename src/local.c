@@ -70,6 +70,9 @@ static bool all_probed(const struct world *w) {
     static bool known;
     if (known) return true;
     for (size_t i = 0; i < w->npools; i++)
+        for (size_t k = 0; k < w->pools[i].nexpansions; k++)
+            if (expand_name(w->pools[i].expansions[k])->state == RESOLVE_ASKING) return false;
+    for (size_t i = 0; i < w->npools; i++)
         for (size_t k = 0; k < w->pools[i].nmembers; k++) {
             const struct endpoint *e = w->pools[i].members[k].endpoint;
             if (e->health_interval && !e->probed) return false;

@@ -1,8 +1,8 @@
 /* multipart: the `model` field of a form. In: the bytes of a body as they come. Out: where the first model's value lies, how many
  * there are, or what is wrong. Owns nothing but its state. It must never let a form pass in which python-multipart, Go's
  * mime/multipart or cpp-httplib would see a model that we do not. So BAD is what they read differently:
- *   bytes   a bare CR or LF in front of a delimiter or in a head; control bytes and folded lines in a head
- *   ends    anything but CRLF or "--" behind a delimiter (padding too); one in place of a part's data; a preamble (one CRLF may
+ *   bytes   a bare CR or LF, a control byte, a folded line in a head
+ *   ends    "--boundary" anywhere but behind CRLF, or followed by neither CRLF nor "--" (padding too); a preamble (one CRLF may
  *           stand there); an epilogue other than blanks and line ends
  *   heads   none or two Content-Dispositions, not form-data, no name, name or filename twice, NAME, name* and the like, a backslash
  *           in a name or before a quote, a `;` in a name, or in quotes before a name or beside a model's; encodings but identity
@@ -17,13 +17,13 @@
 #include "syntax.h"
 
 enum state { START, START_LF, FIRST, AFTER, AFTER_LF, AFTER_DASH, LINE, LINE_LF, DATA, END, BROKEN };
-/* What the last bytes were; NL_HEAD: a head's end. */
-enum newline { NL_NONE, NL_CR, NL_LF, NL_CRLF, NL_HEAD };
+enum newline { NL_NONE, NL_CR, NL_CRLF };
 /* What is known of the part at hand. ODD: its type says that its bytes may not mean what they are in ASCII. KEEP: it is the model. */
 enum part { PART_NAMED = 1, PART_MODEL = 2, PART_FILE = 4, PART_TYPED = 8, PART_ODD = 16, PART_KEEP = 32 };
 
 static const char bad_disposition[] =
     "A part of the form has a Content-Disposition that is not 'form-data; name=\"NAME\"', or can be read in two ways.";
+static const char boundary_inside[] = "The form's boundary stands inside a part: choose one that does not.";
 static const char long_head[] = "A part of the form has more headers than any sender needs.";
 
 /* ---- header values with parameters ---- */
@@ -166,6 +166,7 @@ static const char *head_line(struct multipart *m) {
     struct str name, line = {m->line, m->line_len < MULTIPART_LINE_MAX ? m->line_len : MULTIPART_LINE_MAX};
     struct str value = str_cut(line, ':', &name);
     if (name.len == line.len || !syntax_token(name)) return "A part of the form has a header line that is not 'Name: value'.";
+    if (memmem(line.ptr, line.len, m->delim, m->delim_len)) return boundary_inside;
     bool is_disposition = str_ieq(name, STR("Content-Disposition")), is_type = str_ieq(name, STR("Content-Type"));
     bool is_encoding = str_ieq(name, STR("Content-Transfer-Encoding"));
     if (!is_disposition && !is_type && !is_encoding) return NULL;
@@ -177,7 +178,7 @@ static const char *head_line(struct multipart *m) {
 static const char *head_end(struct multipart *m, size_t data) {
     if (!(m->part & PART_NAMED)) return "A part of the form has no Content-Disposition.";
     m->state = DATA;
-    m->newline = NL_HEAD;
+    m->newline = NL_NONE; /* a delimiter that stands here ends an empty part for Go, and is data for python-multipart */
     m->matched = 0;
     if (!(m->part & PART_MODEL)) return NULL;
     if (m->part & PART_ODD)
@@ -204,16 +205,13 @@ static const char *head_byte(struct multipart *m, char c) {
 
 /* ---- a part's data ---- */
 
-/* Where the search in data[i, len), in which no delimiter begins at i, has to go on byte by byte: two bytes before a delimiter at
- * the start of a line, or so near the end that one may be cut there. */
+/* From where data[i, len) has to be looked at byte by byte: two bytes before the first delimiter in it, wherever in a line that
+ * stands, or so near the end that one may be cut there. */
 static size_t skip_data(const struct multipart *m, const char *data, size_t i, size_t len) {
     size_t n = m->delim_len;
     char last = m->delim[n - 1];
-    for (size_t at = i + n; at < len; at += m->skip[(unsigned char)data[at]]) {
-        char before = data[at - n];
-        if (data[at] != last || (before != '\n' && before != '\r') || memcmp(data + at - n + 1, m->delim, n) != 0) continue;
-        return at - n > i ? at - n - 1 : i;
-    }
+    for (size_t at = i + n - 1; at < len; at += m->skip[(unsigned char)data[at]])
+        if (data[at] == last && memcmp(data + at - n + 1, m->delim, n) == 0) return at - i > n ? at - n - 1 : i;
     return len - n - 1;
 }
 
@@ -224,17 +222,20 @@ static void part_over(struct multipart *m, size_t delimiter) {
     m->model_too_long = m->model_len > MULTIPART_MODEL_MAX;
 }
 
-/* One byte of a part's data, `off` bytes into the body. A delimiter holds neither CR nor LF, so a mismatch never has to go back. */
+/* One byte of a part's data, `off` bytes into the body. newline: of what stands before the matched bytes (Knuth, Morris, Pratt). */
 static const char *data_byte(struct multipart *m, char c, size_t off) {
-    if (m->newline != NL_NONE && c == m->delim[m->matched]) {
+    while (m->matched && c != m->delim[m->matched]) {
+        m->matched = m->fail[m->matched];
+        m->newline = NL_NONE;
+    }
+    if (c == m->delim[m->matched]) {
         if (++m->matched < m->delim_len) return NULL;
-        if (m->newline != NL_CRLF) return "A boundary of the form does not stand behind CRLF.";
+        if (m->newline != NL_CRLF) return boundary_inside;
         part_over(m, off + 1 - m->delim_len - 2);
         return NULL;
     }
-    bool crlf = c == '\n' && m->newline == NL_CR && !m->matched;
-    m->newline = crlf ? NL_CRLF : c == '\n' ? NL_LF : c == '\r' ? NL_CR : NL_NONE;
-    m->matched = 0;
+    bool crlf = c == '\n' && m->newline == NL_CR;
+    m->newline = crlf ? NL_CRLF : c == '\r' ? NL_CR : NL_NONE;
     return NULL;
 }
 
@@ -242,7 +243,7 @@ static const char *data_byte(struct multipart *m, char c, size_t off) {
 static size_t data_run(struct multipart *m, const char *data, size_t i, size_t len, const char **error) {
     size_t from = i, n = m->delim_len, base = m->at;
     while (i < len && m->state == DATA) {
-        if (!m->matched && len - i > n + 1 && (m->newline == NL_NONE || memcmp(data + i, m->delim, n) != 0)) {
+        if (!m->matched && len - i > n + 1) {
             size_t to = skip_data(m, data, i, len);
             if (to > i) m->newline = NL_NONE;
             i = to;
@@ -309,6 +310,11 @@ void multipart_begin(struct multipart *m, const char *boundary) {
     memset(m->skip, m->delim_len, sizeof m->skip);
     for (unsigned i = 0; i + 1 < m->delim_len; i++)
         m->skip[(unsigned char)m->delim[i]] = (uint8_t)(m->delim_len - 1 - i);
+    for (unsigned i = 1, k = 0; i + 1 < m->delim_len; m->fail[++i] = (uint8_t)k) {
+        while (k && m->delim[i] != m->delim[k])
+            k = m->fail[k];
+        if (m->delim[i] == m->delim[k]) k++;
+    }
 }
 
 enum multipart_status multipart_feed(struct multipart *m, const char *data, size_t len) {

@@ -50,7 +50,8 @@ static void fit_descriptors(const struct conf *c) {
     if (getrlimit(RLIMIT_NOFILE, &r) == 0) {
         bool low = r.rlim_cur < r.rlim_max;
         r.rlim_cur = r.rlim_max;
-        if (low && setrlimit(RLIMIT_NOFILE, &r) != 0) log_warn("server", "cannot raise the limit of open files: %s", strerror(errno));
+        if (low && setrlimit(RLIMIT_NOFILE, &r) != 0)
+            log_warn("server", "cannot raise the limit of open files: %s", strerror(errno));
         rlim_t most = r.rlim_cur > OTHER_FDS + 2 ? (r.rlim_cur - OTHER_FDS) / 2 : 1; /* a stream needs two */
         if (r.rlim_cur != RLIM_INFINITY && most < max) {
             log_warn("server", "max_connections: %u need more open files than the limit of %llu: lowered to %llu", max,
@@ -75,6 +76,22 @@ static bool still_named(const struct stats_model *m, const void *ctx) {
     return pool && entry;
 }
 
+/* Endpoints behind a name came or went: the same configuration, with other members. Who stays keeps everything. */
+static void addresses_changed(void) {
+    const struct world *w = world_current();
+    size_t before = 0, after = 0;
+    if (!w) return;
+    for (size_t i = 0; i < w->npools; i++)
+        before += w->pools[i].nmembers;
+    world_activate(world_rebuild(w));
+    w = world_current();
+    for (size_t i = 0; i < w->npools; i++)
+        after += w->pools[i].nmembers;
+    log_info("reload", "a name has other addresses now: %zu endpoints, were %zu", after, before);
+    health_sync(w);
+    dispatch_wake();
+}
+
 const char *reload_apply(struct conf *conf, const struct server_options *o) {
     static char problem[512];
     const char *wrong;
@@ -96,6 +113,7 @@ const char *reload_apply(struct conf *conf, const struct server_options *o) {
         return problem;
     }
     log_set_level(conf->log_level);
+    expand_on_change(addresses_changed);
     body_set_budget(conf->body_memory);
     fit_descriptors(conf);
     world_activate(world_build(conf));

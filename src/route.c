@@ -157,6 +157,7 @@ static enum fit fit_of(const struct pool *p, const struct endpoint *e, unsigned 
 }
 
 struct route_pick route_pick(const struct pool *p, uint64_t key, struct endpoint *const *tried, size_t ntried) {
+    if (!p->nmembers) return (struct route_pick){ROUTE_NONE, ROUTED_NONE, NULL};
     if (p->conf->policy.affinity == AFFINITY_NONE) return pick_least(p, tried, ntried);
     unsigned least = p->conf->policy.max_imbalance ? least_in_flight(p) : 0;
     struct draw first = {0}, best = {0}, over = {0}; /* of all; of those that fit; of those only max_imbalance holds back */

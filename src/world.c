@@ -4,6 +4,7 @@
 #include "world.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -179,17 +180,52 @@ static void sources_build(struct world *w, struct source_list *to, const struct 
 
 /* ---- the whole ---- */
 
+static void add_member(struct pool *p, const struct conf_endpoint *c, const struct value_url *url) {
+    struct endpoint *e = endpoint_get(url);
+    for (size_t i = 0; i < p->nmembers; i++) {
+        if (p->members[i].endpoint != e) continue;
+        endpoint_unref(e); /* an address that is in the file too, or behind two names */
+        return;
+    }
+    p->members[p->nmembers++] = (struct member){e, c->weight, c, stats_route_get(p->conf->name, url->text)};
+}
+
+/* The endpoint at one address of an expanded name: as if the address stood in the file. */
+static void add_address(struct pool *p, const struct conf_endpoint *c, const struct sock_addr *addr) {
+    struct value_url url;
+    char text[SOCK_TEXT + sizeof url.base + 16], ip[SOCK_TEXT];
+    bool v6 = addr->u.sa.sa_family == AF_INET6;
+    snprintf(text, sizeof text, "http://%s%s%s:%u%s", v6 ? "[" : "", sock_ip(addr, ip), v6 ? "]" : "", c->url.port, c->url.base);
+    if (!value_url(str_of(text), &url)) add_member(p, c, &url);
+}
+
+static void members_build(struct pool *p) {
+    const struct conf_pool *c = p->conf;
+    size_t room = 0;
+    p->expansions = must_alloc((c->nendpoints + 1) * sizeof(struct expansion *));
+    for (size_t i = 0; i < c->nendpoints; i++) {
+        if (c->endpoints[i].expand) p->expansions[p->nexpansions++] = expand_get(c->endpoints[i].url.host);
+        room += c->endpoints[i].expand ? RESOLVE_ADDRS_MAX : 1;
+    }
+    p->members = must_alloc(room * sizeof *p->members);
+    for (size_t i = 0, x = 0; i < c->nendpoints; i++) {
+        if (!c->endpoints[i].expand) {
+            add_member(p, &c->endpoints[i], &c->endpoints[i].url);
+            continue;
+        }
+        const struct resolve_name *n = expand_name(p->expansions[x++]);
+        for (unsigned k = 0; k < n->naddrs; k++)
+            add_address(p, &c->endpoints[i], &n->addrs[k]);
+    }
+}
+
 static void pool_build(struct world *w, struct pool *p, const struct conf_pool *c) {
     p->conf = c;
     p->live = live_get(c->name);
     p->fallback = c->fallback ? &w->pools[c->fallback_index] : NULL;
-    p->members = must_alloc(c->nendpoints * sizeof *p->members);
-    p->nmembers = c->nendpoints;
     for (size_t i = 0; i < c->nendpoints; i++)
         w->drop_credentials |= c->endpoints[i].api_key != NULL;
-    for (size_t i = 0; i < c->nendpoints; i++)
-        p->members[i] = (struct member){endpoint_get(&c->endpoints[i].url), c->endpoints[i].weight,
-                                        stats_route_get(c->name, c->endpoints[i].url.text)};
+    members_build(p);
     if (c->policy.affinity == AFFINITY_USER || c->policy.affinity == AFFINITY_CONVERSATION)
         sources_build(w, &p->identity, &c->policy.identity);
     if (c->policy.affinity == AFFINITY_CONVERSATION) {
@@ -198,10 +234,10 @@ static void pool_build(struct world *w, struct pool *p, const struct conf_pool *
     }
 }
 
-struct world *world_build(struct conf *conf) {
+static struct world *build(struct conf *conf, uint64_t generation) {
     struct world *w = must_alloc(sizeof *w);
     w->refs = 1;
-    w->generation = ++generations;
+    w->generation = generation;
     w->conf = conf;
     w->npools = conf->npools;
     w->drop_credentials = conf->napi_keys != 0;
@@ -210,6 +246,14 @@ struct world *world_build(struct conf *conf) {
         pool_build(w, &w->pools[i], &conf->pools[i]);
     w->names = names_build(conf);
     return w;
+}
+
+struct world *world_build(struct conf *conf) {
+    return build(conf, ++generations);
+}
+
+struct world *world_rebuild(const struct world *w) {
+    return build(conf_ref(w->conf), w->generation);
 }
 
 struct world *world_ref(struct world *w) {
@@ -226,7 +270,10 @@ void world_unref(struct world *w) {
             stats_route_put(p->members[k].stats);
             endpoint_unref(p->members[k].endpoint);
         }
+        for (size_t k = 0; k < p->nexpansions; k++)
+            expand_put(p->expansions[k]);
         live_unref(p->live);
+        free(p->expansions);
         free(p->members);
         free(p->identity.items);
         free(p->conversation.items);
@@ -250,7 +297,7 @@ void world_activate(struct world *w) {
     struct world *old = current;
     for (size_t i = 0; i < w->npools; i++)
         for (size_t k = 0; k < w->pools[i].nmembers; k++)
-            endpoint_configure(w->pools[i].members[k].endpoint, &w->conf->pools[i].endpoints[k], &w->conf->pools[i].policy,
+            endpoint_configure(w->pools[i].members[k].endpoint, w->pools[i].members[k].conf, &w->conf->pools[i].policy,
                                !seen_before(w, i, k));
     current = w;
     if (old) world_unref(old);

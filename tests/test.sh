@@ -46,6 +46,6 @@ for t in build/"$mode"/replay/*; do
     runner "fuzz corpus ${t##*/}" "$t" "tests/fuzz/corpus/${t##*/}"
 done
 say "integration (some minutes)"
-ROUTER_BIN="$PWD/build/$mode/router" runner integration /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/integration
+ROUTER_BIN="$PWD/build/$mode/router" runner integration /usr/bin/python3 -m pytest -q -p no:cacheprovider -n 4 --dist loadfile tests/integration
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -81,7 +81,10 @@ test("a stream that breaks is an error, not an end", async () => {
   const errors = [];
   const { fullStream } = streamText(ask("broken", { onError: ({ error: e }) => errors.push(e) }));
   const types = [];
-  for await (const part of fullStream) types.push(part.type);
-  assert.ok(types.includes("error"), types.join());
-  assert.match(JSON.stringify(errors[0].message ?? errors[0]), /broke off/);
+  const cut = await raised((async () => {
+    for await (const part of fullStream) types.push(part.type);
+  })());
+  assert.ok(types.includes("error") && !types.includes("finish"), types.join());
+  assert.match(JSON.stringify(errors[0].message ?? errors[0]), /broke off/); // the router's event
+  assert.ok(APICallError.isInstance(cut), String(cut)); // and the missing end of the body
 });

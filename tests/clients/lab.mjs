@@ -24,6 +24,11 @@ after(async () => {
   rmSync(DIR, { recursive: true });
 });
 
+process.on("SIGTERM", () => {
+  for (const router of started.routers) router.child.kill("SIGKILL");
+  process.exit(1);
+});
+
 export async function startUpstream(name, port) {
   const up = await Upstream.start(name ?? `up${started.ups.length + 1}`, port);
   started.ups.push(up);

@@ -417,6 +417,20 @@ def test_a_removed_endpoint_finishes_its_stream_and_gets_no_more(lab):
     assert not [key for key in scrape(router).series if leaving.url in str(key)]
 
 
+def test_a_removed_endpoint_is_asked_no_more(lab):
+    leaving, staying = mortal(lab), mortal(lab)
+    config = {"probes": True, "defaults": {"health": FAST, "model_list": {"interval": "100ms"}}}
+    router = lab.router([leaving, staying], **config)
+    for round in range(3):
+        asked = len(leaving.probes)
+        leaving.wait_probes(asked + 2)
+        reload(router, lab.config(staying, **config))
+        asked = len(leaving.probes)  # one more may be under way
+        staying.wait_probes(len(staying.probes) + 5)
+        assert len(leaving.probes) <= asked + 1
+        reload(router, lab.config([leaving, staying], **config))
+
+
 def test_an_endpoint_that_comes_back_while_its_stream_runs_is_the_same(lab):
     up, other = lab.scripted(), lab.upstream()
     router = lab.router(up)
@@ -507,7 +521,7 @@ def test_a_waiting_request_moves_into_another_pool(lab, room):
     conn.rxreq()  # the connection of the stream is idle now
     conn.txresp(200, body=b"served")
     assert client.read_response().body == b"served"
-    assert router.access_lines(2)[1]["pool"] == "renamed"
+    assert router.access_lines(1, pool="renamed")
 
 
 def test_a_waiting_request_keeps_its_alias(lab):
@@ -558,7 +572,7 @@ def test_a_queue_keeps_its_order_and_its_clock(lab):
         assert conn.rxreq().json()["user"] == user
         conn.txresp(200, body=b"x")
         assert client.read_response().body == b"x"
-    assert all(line["queue_ms"] > 0 for line in router.access_lines(3)[1:])
+    assert [line["queue_ms"] > 0 for line in router.access_lines(3, pool="p")] == [False, True, True]
 
 
 # under load

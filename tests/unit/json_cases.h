@@ -151,8 +151,10 @@ static const struct {
     {"{\"model\":{\"id\":\"m\"}}", 1, JSON_OBJECT, "{\"id\":\"m\"}"},
     {"{\"\\u006dodel\":\"m\"}", 1, JSON_STRING, "m"},
     {"{\"\\u006D\\u006F\\u0064\\u0065\\u006C\":\"m\"}", 1, JSON_STRING, "m"},
-    {"{\"mode\":1,\"models\":2,\"xmodel\":3,\"odel\":4,\"\":5,\"m\":6,\"modem\":7,\"model \":8,\" model\":9}", 0, JSON_ABSENT, NULL},
+    {"{\"mode\":1,\"models\":2,\"xmodel\":3,\"odel\":4,\"\":5,\"m\":6,\"modem\":7,\"model \":8,\" model\":9}", 0,
+     JSON_ABSENT, NULL},
     {"{\"x\":\"\\\",\\\"model\\\":\\\"y\"}", 0, JSON_ABSENT, NULL},
+    {"{\"m\xc3\xa9\":1,\"m\xc3\":2}", 1, JSON_ABSENT, NULL}, /* in pieces, the first key's last byte lies behind the second */
 };
 
 /* The body, a want, and what is found for it: wants with only a key, of objects, in objects, given twice. */
@@ -212,6 +214,8 @@ static const struct found_case one_level[] = {
     {"{\"metadata\":\"user_id\",\"user_id\":\"u\"}", METADATA_USER_ID, JSON_ABSENT, NULL},
     {"{\"user_id\":\"u\",\"x\":{\"metadata\":{\"user_id\":\"u\"}}}", METADATA_USER_ID, JSON_ABSENT, NULL},
     {"{\"metadata\":{},\"x\":{\"user_id\":\"u\"}}", METADATA_USER_ID, JSON_ABSENT, NULL},
+    {"{\"metadata\":{\"user_id\":[1],\"x\":[2,3],\"y\":{}}}", METADATA_USER_ID, JSON_ARRAY, "[1]"},
+    {"{\"metadata\":{\"user_id\":{}},\"x\":{\"y\":[{}]}}", METADATA_USER_ID, JSON_OBJECT, "{}"},
     {"{\"messages\":[],\"metadata\":{\"user_id\":\"u\"},\"messages\":[]}", METADATA_USER_ID, JSON_STRING, "u"},
 };
 
@@ -289,6 +293,8 @@ static const struct begin_case two_lists[] = {
      JSON_STRING, "s", JSON_ABSENT, NULL},
     {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"messages\":null}", JSON_ABSENT, NULL, JSON_ABSENT, NULL},
     {"{\"input\":[{\"role\":\"user\",\"content\":\"a\"}],\"input\":\"b\"}", JSON_ABSENT, NULL, JSON_ABSENT, NULL},
+    {"{\"messages\":[{\"role\":\"system\",\"content\":\"s\"}],\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}",
+     JSON_ABSENT, NULL, JSON_STRING, "a"},
 };
 
 /* Members' names that some reader may take for `model`, and such that none does. */

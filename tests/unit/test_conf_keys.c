@@ -401,8 +401,8 @@ static void no_finding_repeats_a_key(void **state) {
         "api_keys: {SECRET: x}",
         "api_keys: ['SECRET x', \"SECRET\\n\"]",
         "admin_keys: [\"SECRET\xc3\xa4\", [SECRET]]",
-        "{max_body: SECRET, listen: SECRET, trusted_proxies: [SECRET], read_usage: SECRET, log: {level: SECRET}, cors_origins: "
-        "[SECRET]}",
+        "{max_body: SECRET, listen: SECRET, trusted_proxies: [SECRET], read_usage: SECRET}",
+        "{log: {level: SECRET}, cors_origins: [SECRET]}",
     };
     (void)state;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {

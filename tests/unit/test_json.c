@@ -103,6 +103,7 @@ static void refuses_all_else(void **state) {
         const char *text = refused[i].text;
         if (check(&got, text, strlen(text)) != JSON_BAD) fail_msg("taken: %s", text);
         if (got.at != refused[i].at) fail_msg("%s: refused at %zu, not %zu: %s", text, got.at, refused[i].at, got.error);
+        if (strstr(text, ":01}") || strstr(text, ":-00}")) assert_non_null(strstr(got.error, "begin with 0"));
         assert_true(got.error[0] >= 'A' && got.error[0] <= 'Z' && got.error[strlen(got.error) - 1] == '.');
     }
 }
@@ -394,7 +395,8 @@ static void messages_and_input_together(void **state) {
 
 static void finds_system_instructions_input(void **state) {
     static const char strings[] = "{\"system\":\"s\\\\\",\"instructions\":\"i\",\"input\":\"p\"}";
-    static const char arrays[] = "{\"system\":[{\"type\":\"text\"}],\"instructions\":[ ],\"input\":[\"p\",\"q\"]}";
+    static const char arrays[] =
+        "{\"system\":[{\"type\":\"text\"}],\"a\":[1,2],\"instructions\":[ ],\"b\":{},\"input\":[\"p\",\"q\"],\"c\":[3]}";
     static const char others[] = "{\"system\":{\"a\":1},\"instructions\":null,\"input\":{\"id\":\"x\"}}";
     (void)state;
     taken(strings);

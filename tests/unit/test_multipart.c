@@ -111,7 +111,7 @@ static void test_values(void **state) {
     (void)state;
     good("--xyz\r\n" CD "name=\"model\"\r\n\r\n\r\n" END, 1, "");
     good("--xyz\r\n" CD "name=\"model\"\r\n\r\na\r\n--xy\r\n\r\r\n" END, 1, "a\r\n--xy\r\n\r");
-    good("--xyz\r\n" CD "name=\"model\"\r\n\r\na--xyz\r\n" END, 1, "a--xyz");
+    good("--xyz\r\n" CD "name=\"model\"\r\n\r\na--xy\r\n" END, 1, "a--xy");
     good("--xyz\r\n" CD "name=\"model\"\r\n\r\n\r\n\n\r-\r\n" END, 1, "\r\n\n\r-");
     struct str nul = STR("--xyz\r\n" CD "name=\"model\"\r\n\r\na\0b\r\n" END);
     assert_int_equal(every_way("xyz", nul), MULTIPART_DONE);
@@ -275,11 +275,16 @@ static void test_head_bounds(void **state) {
 
 static void test_delimiters(void **state) {
     (void)state;
-    good(OPEN "a--xyz--b \r\n-xyz\n-\r--xy\n--xy\r\n--xyabc--xyz\r\n" MODEL END, 1, "whisper-1");
-    refused("--xyz\r\n" CD "name=f\r\n\r\nab\n--xyz\r\n" END, "behind CRLF");
-    refused("--xyz\r\n" CD "name=f\r\n\r\nab\r--xyz\r\n" END, "behind CRLF");
-    refused("--xyz\r\n" CD "name=f\r\n\r\nab\n--xyzq\r\n" END, "behind CRLF");
-    refused("--xyz\r\n" CD "name=f\r\n\r\n--xyz\r\n" END, "behind CRLF"); /* Go: an empty part; python-multipart: data */
+    good(OPEN "a--xy--xy \r\n-xyz\n-\r--xy\n--xy\r\n--xyabc---xy\r\n" MODEL END, 1, "whisper-1");
+    refused("--xyz\r\n" CD "name=f\r\n\r\na--xyz\r\n" END, "inside"); /* cpp-httplib, where its first read is short */
+    refused("--xyz\r\n" CD "name=f\r\n\r\na\r\n----xyz\r\n" END, "inside");
+    refused("--xyz\r\n" CD "name=f\r\n\r\na\r\n--x--xyz\r\n" END, "inside");
+    refused("--xyz\r\n" CD "name=f\r\n--xyz: a\r\n\r\na\r\n" END, "inside");
+    refused("--xyz\r\n" CD "name=f\r\nX: --xyz\r\n\r\na\r\n" END, "inside");
+    refused("--xyz\r\n" CD "name=f\r\n\r\nab\n--xyz\r\n" END, "inside");
+    refused("--xyz\r\n" CD "name=f\r\n\r\nab\r--xyz\r\n" END, "inside");
+    refused("--xyz\r\n" CD "name=f\r\n\r\nab\n--xyzq\r\n" END, "inside");
+    refused("--xyz\r\n" CD "name=f\r\n\r\n--xyz\r\n" END, "inside"); /* Go: an empty part; python-multipart: data */
     refused("--xyz\r\n" CD "name=f\r\n\r\nab\r\n--xyz \r\n" END, "neither a line end");
     refused("--xyz\r\n" CD "name=f\r\n\r\nab\r\n--xyz\t\r\n" END, "neither a line end");
     refused("--xyz\r\n" CD "name=f\r\n\r\nab\r\n--xyz\n" END, "neither a line end");
