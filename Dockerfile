@@ -13,7 +13,7 @@ FROM debian:trixie-slim
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libyaml-0-2 libllhttp9.2 libcjson1 libxxhash0 libcares2 \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --no-create-home --shell /usr/sbin/nologin --uid 10001 router
+ && useradd --no-create-home --shell /usr/sbin/nologin --uid 10001 router
 COPY --from=build /src/router /usr/local/bin/router
 COPY pools.yaml /etc/router/pools.yaml
 USER 10001:10001

@@ -69,6 +69,8 @@ void client_passed(struct client *c, enum io io);
 static inline bool client_owes(const struct client *c) {
     return buf_len(&c->conn.out) != 0;
 }
+/* True: the connection will not be used again after this answer, which must say so. */
+bool client_closes(const struct client *c);
 /* The response is complete and everything of it has gone (not client_owes). The user has let go. */
 void client_done(struct client *c, bool close);
 /* The response cannot be completed: what is owed still goes, then the connection ends without a clean end (reset: even where

@@ -22,10 +22,9 @@ struct multipart {
     size_t at;         /* bytes looked at so far; at MULTIPART_BAD without the culprit */
     /* private */
     char delim[2 + MULTIPART_BOUNDARY_MAX + 1]; /* "--boundary" */
-    uint8_t delim_len, matched, state, newline, part;
-    uint8_t skip[256]; /* how far a byte lets the search for delim move on (Horspool) */
-    uint8_t
-        fail[2 + MULTIPART_BOUNDARY_MAX + 1]; /* how much of delim is matched still when the byte behind so much of it is another */
+    uint8_t delim_len, matched, state, newline, inside, part;
+    uint8_t skip[256];                            /* how far a byte lets the search for delim move on (Horspool) */
+    uint8_t fail[2 + MULTIPART_BOUNDARY_MAX + 1]; /* [k]: of k bytes matched, how many still are behind a mismatch */
     size_t line_len, head_len;
     char line[MULTIPART_LINE_MAX];
 };

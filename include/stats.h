@@ -64,7 +64,7 @@ struct stats {
     uint64_t refused[WHY_COUNT];
     uint64_t reloads_ok, reloads_failed;
     int64_t started_ms, loaded_ms; /* wall clock: of the process, of the configuration in force */
-    char reload_error[256];        /* the first reason why the last reload was refused; empty if it was not */
+    char reload_error[512];        /* the first reason why the last reload was refused; empty if it was not */
 };
 extern struct stats stats;
 void stats_close(void); /* at the end: frees the models' cells */

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Bytes [ptr, ptr+len), not NUL-terminated, borrowed. ptr may be NULL when len is 0. */
 struct str {
@@ -21,13 +22,28 @@ struct span {
 #define STR_FMT      "%.*s"
 #define STR_ARG(s)   (int)(s).len, (s).ptr ? (s).ptr : ""
 
-struct str str_of(const char *z);                   /* of a NUL-terminated string; NULL gives STR_NONE */
-struct str str_at(const char *base, struct span s); /* the span's bytes in the buffer that starts at base */
-bool str_eq(struct str a, struct str b);
+/* Of a NUL-terminated string; NULL gives STR_NONE. */
+static inline struct str str_of(const char *z) {
+    return z ? (struct str){z, strlen(z)} : STR_NONE;
+}
+/* The span's bytes in the buffer that starts at base. */
+static inline struct str str_at(const char *base, struct span s) {
+    return (struct str){base + s.off, s.len};
+}
+static inline bool str_eq(struct str a, struct str b) {
+    return a.len == b.len && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
+}
 bool str_ieq(struct str a, struct str b); /* ASCII letters compared without case */
 bool str_starts(struct str s, struct str prefix);
 bool str_ends(struct str s, struct str suffix);
-struct str str_trim(struct str s);       /* without SP and HT at both ends */
+/* Without SP and HT at both ends. */
+static inline struct str str_trim(struct str s) {
+    while (s.len && (s.ptr[0] == ' ' || s.ptr[0] == '\t'))
+        s.ptr++, s.len--;
+    while (s.len && (s.ptr[s.len - 1] == ' ' || s.ptr[s.len - 1] == '\t'))
+        s.len--;
+    return s;
+}
 int str_cmp(struct str a, struct str b); /* byte order, as memcmp; a prefix comes first */
 
 /* Only digits, no sign, no blank; false if empty, not digits, or above max. */

@@ -21,10 +21,12 @@ enum syntax_state {
     SYNTAX_END_LF
 };
 enum syntax_got {
-    SYNTAX_GOT_MORE, /* all looked at */
-    SYNTAX_GOT_LINE, /* the start line is complete; *at is behind its LF. Scan on for the fields. */
-    SYNTAX_GOT_END,  /* the blank line is complete; *at is behind its LF */
-    SYNTAX_GOT_BAD   /* *at is the first byte that may not stand there, *text says why (static) */
+    SYNTAX_GOT_MORE,  /* all looked at */
+    SYNTAX_GOT_LINE,  /* the start line is complete; *at is behind its LF. Scan on for the fields. */
+    SYNTAX_GOT_NAME,  /* a field's name is complete; *at is behind the colon that ends it. Scan on. */
+    SYNTAX_GOT_VALUE, /* a field's value is complete; *at is behind the CR that ends it. Scan on. */
+    SYNTAX_GOT_END,   /* the blank line is complete; *at is behind its LF */
+    SYNTAX_GOT_BAD    /* *at is the first byte that may not stand there, *text says why (static) */
 };
 
 /* Looks at data[*at, len) and moves *at: every line ends in CRLF and holds no other CR or LF, no NUL, no control byte but HT, no

@@ -14,6 +14,7 @@ struct pool_live {
     char *name;
     struct list queue; /* waiting requests, oldest first (dispatch's) */
     unsigned queued;
+    bool stuck;    /* its first cannot be served now (dispatch's, while it wakes) */
     unsigned turn; /* affinity none: whose turn it is among equals */
     struct stats_pool stats;
 };
@@ -84,6 +85,7 @@ struct match {
 struct match world_match(const struct world *w, struct str model);
 /* The alias of that very pool for the name, or NULL: what a fallback pool sends instead. */
 const char *pool_alias(const struct pool *p, struct str model);
+struct list *world_lives(void); /* of struct pool_live.link: also those of pools that only an older world has */
 /* The name that is served and nearest to this one (for "did you mean"), or NULL. */
 const char *world_nearest(const struct world *w, struct str model);
 #endif

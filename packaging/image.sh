@@ -25,8 +25,7 @@ inspect() { case $engine in buildah) buildah inspect --type image "$1" ;; *) "$e
 
 # What Debian's image has in place of a plain root: no documentation, nothing kept by apt.
 slim_base() {
-    have debootstrap || say "debootstrap is missing: installing it"
-    tarball=$(sh tests/root.sh trixie)
+    tarball=$(sh tests/root.sh make trixie)
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     tar -C "$work" --numeric-owner -xf "$tarball"

@@ -81,7 +81,7 @@ static void add_told(const struct world *w, const struct pool *p) {
         const struct endpoint *e = p->members[i].endpoint;
         for (size_t k = 0; k < e->models.count && alive(e); k++) {
             struct str id = str_of(e->models.entries[k].id);
-            if (world_match(w, id).pool == p) add(id, e->models.entries[k].json, p->conf->name);
+            if (!value_is_glob(id) && world_match(w, id).pool == p) add(id, e->models.entries[k].json, p->conf->name);
         }
     }
 }

@@ -367,6 +367,10 @@ void client_resume(struct client *c) {
     if (!c->in_step) loop_ready(&c->conn.io);
 }
 
+bool client_closes(const struct client *c) {
+    return c->close_after || draining || (c->expects && !c->http.ended);
+}
+
 void client_done(struct client *c, bool close) {
     c->user = NULL;
     if (c->state == CLIENT_CLOSED) return;
@@ -374,7 +378,7 @@ void client_done(struct client *c, bool close) {
     head_over(c);
     bool whole = c->http.ended;
     c->store = NULL;
-    if (close || c->close_after || draining || (c->expects && !whole)) {
+    if (close || client_closes(c)) {
         conn_shut(&c->conn);
         client_set(c, CLIENT_LINGER);
     } else if (whole) {
@@ -481,5 +485,11 @@ void client_drain_all(void) {
         step(c); /* one last read: what was sent before is served */
         if (c->state == CLIENT_IDLE) client_close(c);
     }
-    list_each(it, &busy_list) list_entry(it, struct client, link)->close_after = true;
+    list_each_safe(it, &busy_list) {
+        struct client *c = list_entry(it, struct client, link);
+        c->close_after = true;
+        if (c->state != CLIENT_DISCARD) continue;
+        conn_shut(&c->conn); /* it has its answer: what still comes of the body is nobody's */
+        client_set(c, CLIENT_LINGER);
+    }
 }

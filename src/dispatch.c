@@ -98,13 +98,12 @@ static void join_queue(struct dispatch *d) {
 void dispatch_move(struct dispatch *d, const struct pool *p) {
     int64_t since = d->queued_at, waited = d->queue_ms;
     d->stats = NULL; /* of a member of the world that goes */
-    if (p && p->live == d->pool->live) {
-        d->pool = p;
-        return;
-    }
-    leave_queue(d);
+    bool stays = p && p->live == d->pool->live;
+    if (!stays) leave_queue(d);
     d->pool = p;
     if (!p) return;
+    d->key = d->api->enter(d, p);
+    if (stays) return;
     join_queue(d);
     if (d->queued_at) d->queued_at = since, d->queue_ms = waited;
 }
@@ -224,24 +223,28 @@ static bool serve_first(struct pool_live *live) {
     return false;
 }
 
-/* A slot that several pools wait for goes to whoever has waited longest. */
+/* The pool whose first has waited longest, of those that are not stuck; NULL if there is none. */
+static struct pool_live *longest_waiting(void) {
+    struct pool_live *best = NULL;
+    int64_t oldest = INT64_MAX;
+    list_each(it, world_lives()) {
+        struct pool_live *l = list_entry(it, struct pool_live, link);
+        if (l->stuck || list_empty(&l->queue)) continue;
+        const struct dispatch *d = list_entry(l->queue.next, struct dispatch, link);
+        if (d->queued_at < oldest) oldest = d->queued_at, best = l;
+    }
+    return best;
+}
+
+/* A slot that several pools wait for goes to whoever has waited longest. Pools that the configuration lost are looked at too: their
+ * waiting requests go on elsewhere. */
 static void wake_queues(struct loop_task *t) {
     struct world *w = world_current();
     (void)t;
     if (!w) return;
     world_ref(w);
-    uint64_t stuck[4] = {0}; /* pools whose first cannot be served now; beyond 256 pools the rest waits for the next wake */
-    for (;;) {
-        size_t best = SIZE_MAX;
-        int64_t oldest = INT64_MAX;
-        for (size_t i = 0; i < w->npools && i < 256; i++) {
-            const struct list *q = &w->pools[i].live->queue;
-            if (list_empty(q) || (stuck[i / 64] >> i % 64 & 1)) continue;
-            const struct dispatch *d = list_entry(q->next, struct dispatch, link);
-            if (d->queued_at < oldest) oldest = d->queued_at, best = i;
-        }
-        if (best == SIZE_MAX) break;
-        if (!serve_first(w->pools[best].live)) stuck[best / 64] |= 1ull << best % 64;
-    }
+    list_each(it, world_lives()) list_entry(it, struct pool_live, link)->stuck = false;
+    for (struct pool_live *l; (l = longest_waiting());)
+        if (!serve_first(l)) l->stuck = true;
     world_unref(w);
 }

@@ -1,5 +1,5 @@
 /* front: what a request is about, before its body is read.
- * In: a head. Out: a refusal, a page of our own, or a txn on its way to an endpoint. Owns nothing: the txn does.
+ * In: a head. Out: a refusal, a page of our own, or a txn on its way to an endpoint. Owns one mark; the txn owns the rest.
  * Paths are compared byte for byte, as they stood: nothing is decoded or tidied into an allowed one. */
 #include "front.h"
 
@@ -62,6 +62,12 @@ static void error(struct txn *t, enum why why) {
     txn_error(t, why, STR_NONE, STR_NONE);
 }
 
+static bool has_admin;
+
+void front_set_admin(bool there) {
+    has_admin = there;
+}
+
 /* Pages that a person looks at with a browser: their key may come as the password of Basic, and the browser asks for it. */
 static bool is_page(enum local_page page) {
     return page == LOCAL_METRICS || page == LOCAL_STATUS || page == LOCAL_UI;
@@ -88,7 +94,7 @@ static bool admitted(struct client *c, struct txn *t, const struct http_head *h,
 static enum local_page page_for(const struct client *c, struct str path) {
     enum local_page page = local_page(path);
     if (page == LOCAL_HEALTH || page == LOCAL_READY) return page;
-    if (is_page(page)) return c->admin || !world_current()->conf->admin ? page : LOCAL_NONE;
+    if (is_page(page)) return c->admin || !has_admin ? page : LOCAL_NONE;
     if (page == LOCAL_DRAIN || page == LOCAL_UNDRAIN) return c->admin ? page : LOCAL_NONE;
     return c->admin ? LOCAL_NONE : page;
 }

@@ -217,18 +217,29 @@ static const struct str names[FIELD_COUNT] = {
 #undef X
 };
 
+static uint64_t lower8(const char *p) {
+    uint64_t w;
+    memcpy(&w, p, sizeof w);
+    return w | UINT64_C(0x2020202020202020);
+}
+
+/* The same but for the case of letters: names are tokens, of letters, digits and '-', and in such bytes the bit for 0x20 tells the case
+ * of a letter and nothing else, for what a digit or '-' would be without it is no token. */
 static bool is_name(const char *p, enum http_id id) {
-    const struct str *name = &names[id];
-    unsigned diff = 0;
-    for (size_t i = 0; i < name->len; i++)
-        diff |= (unsigned)syntax_lower(p[i]) ^ (unsigned char)name->ptr[i];
-    return !diff;
+    const char *name = names[id].ptr;
+    size_t len = names[id].len, i = 0;
+    for (; i + 8 <= len; i += 8)
+        if (lower8(p + i) != lower8(name + i)) return false;
+    if (len >= 8) return lower8(p + len - 8) == lower8(name + len - 8);
+    while (i < len && (p[i] | 0x20) == name[i])
+        i++;
+    return i == len;
 }
 
 /* The one field a name of that length with these bytes can be. */
 static enum http_id candidate(const char *p, size_t len) {
     char c = 0, d;
-    if (len) c = (char)syntax_lower(p[0]);
+    if (len) c = (char)(p[0] | 0x20);
     switch (len) {
     case 2: return FIELD_TE;
     case 4: return c == 'h' ? FIELD_HOST : c == 'd' ? FIELD_DATE : FIELD_VARY;
@@ -333,24 +344,35 @@ static const char *start_line(struct http *h, const char *data, size_t end) {
     return NULL;
 }
 
-/* A sound head's lines from `at` on, as fields. NULL, or what there is too much of. */
-static const char *split_fields(struct http_head *head, size_t at) {
-    while (head->base[at] != '\r') {
-        const char *line = head->base + at, *end = memchr(line, '\r', head->size - at), *colon = memchr(line, ':', head->size - at);
-        assert(end && colon && colon < end);
-        if (head->nfields == HTTP_FIELDS_MAX) return "more than 100 header fields";
-        if (colon - line > UINT16_MAX) return "a header name that is too long";
-        struct http_field *f = &head->fields[head->nfields++];
-        struct str v = str_trim((struct str){colon + 1, (size_t)(end - colon) - 1});
-        f->name_off = (uint32_t)at;
-        f->name_len = (uint16_t)(colon - line);
-        f->value_off = (uint32_t)(v.ptr - head->base);
-        f->value_len = (uint32_t)v.len;
-        f->id = (uint8_t)http_id_of(http_name(head, f));
-        if (f->id != FIELD_OTHER && !head->first[f->id]) head->first[f->id] = (uint8_t)head->nfields;
-        at = (size_t)(end - head->base) + 2;
+/* The head's next field has a line at `at`. */
+static void line_begins(struct http_head *head, size_t at) {
+    if (head->nfields < HTTP_FIELDS_MAX) head->fields[head->nfields].name_off = (uint32_t)at;
+}
+
+/* Its colon is before `at`. What there is too much of is told when all of the head is sound. */
+static void name_ends(struct http *h, size_t at) {
+    struct http_head *head = h->head;
+    if (head->nfields == HTTP_FIELDS_MAX) {
+        if (!h->text) h->text = "more than 100 header fields";
+        return;
     }
-    return NULL;
+    struct http_field *f = &head->fields[head->nfields];
+    size_t len = at - 1 - f->name_off;
+    if (len > UINT16_MAX && !h->text) h->text = "a header name that is too long";
+    f->name_len = (uint16_t)len;
+    f->value_off = (uint32_t)at;
+}
+
+/* Its CR is before `at`. */
+static void value_ends(struct http_head *head, size_t at) {
+    if (head->nfields == HTTP_FIELDS_MAX) return;
+    struct http_field *f = &head->fields[head->nfields++];
+    struct str v = str_trim((struct str){head->base + f->value_off, at - 1 - f->value_off});
+    f->value_off = (uint32_t)(v.ptr - head->base);
+    f->value_len = (uint32_t)v.len;
+    f->id = (uint8_t)http_id_of(http_name(head, f));
+    if (f->id != FIELD_OTHER && !head->first[f->id]) head->first[f->id] = (uint8_t)head->nfields;
+    line_begins(head, at + 1);
 }
 
 static bool repeated(const struct http_head *head, enum http_id id) {
@@ -458,11 +480,9 @@ static void choose_body(struct http *h, struct http_head *head) {
 /* The head ends where data[0, size) does. */
 static enum http_event head_whole(struct http *h, size_t size, size_t *used) {
     struct http_head *head = h->head;
-    const char *lf = memchr(head->base + 2, '\n', size - 2); /* the start line's: behind the empty line, if there is one */
     head->size = (uint32_t)size;
-    const char *text = split_fields(head, (size_t)(lf + 1 - head->base));
-    if (text) return bad(h, WHY_BIG_HEAD, text);
-    text = check_framing(head);
+    if (h->text) return bad(h, WHY_BIG_HEAD, h->text);
+    const char *text = check_framing(head);
     if (!text) text = check_connection(head);
     if (!text && h->kind == MESSAGE_REQUEST) text = check_request(head);
     if (text) return bad(h, WHY_BAD_HTTP, text);
@@ -492,7 +512,10 @@ static enum http_event feed_head(struct http *h, const char *data, size_t len, s
         case SYNTAX_GOT_LINE:
             text = start_line(h, data, at);
             if (text) return bad(h, WHY_BAD_HTTP, text);
+            line_begins(head, at);
             break;
+        case SYNTAX_GOT_NAME: name_ends(h, at); break;
+        case SYNTAX_GOT_VALUE: value_ends(head, at); break;
         case SYNTAX_GOT_END: return head_whole(h, at, used);
         case SYNTAX_GOT_BAD: return bad(h, WHY_BAD_HTTP, text);
         }
@@ -524,7 +547,9 @@ static enum http_event chunk_step(struct http *h, const char **at, const char *e
     uint64_t data = h->phase == PHASE_DATA ? h->parser.content_length : 0;
     if (n > may && n - may > data) n = (size_t)data + may;
     if (h->phase == PHASE_TRAILER) {
-        got = syntax_scan(&h->line_state, *at, n, &sound, &text);
+        do
+            got = syntax_scan(&h->line_state, *at, n, &sound, &text);
+        while (got == SYNTAX_GOT_NAME || got == SYNTAX_GOT_VALUE);
         n = sound;
     }
     llhttp_errno_t err = llhttp_execute(&h->parser, *at, n);

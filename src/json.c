@@ -23,7 +23,7 @@
  * one along. MINUS to EXPONENT: a number, by what came last. */
 /* clang-format off */
 enum state { TOP, KEY, KEY_OR_CLOSE, COLON, VALUE, VALUE_OR_CLOSE, NEXT, END, STRING, ESCAPE, WORD,
-             MINUS, ZERO, INTEGER, POINT, FRACTION, E, SIGN, EXPONENT };
+             MINUS, ZERO, INTEGER, POINT, FRACTION, E, SIGN, EXPONENT, BAD };
 /* clang-format on */
 
 /* What a value is wanted for: a bit for each want, and these. */
@@ -44,6 +44,7 @@ enum { ROLE_SYSTEM, ROLE_USER, ROLE_OTHER };
 
 static const char *bad(struct json *j, const char *p, const char *error) {
     j->error = error;
+    j->state = BAD;
     return p;
 }
 
@@ -77,34 +78,29 @@ static bool utf8_begins(const char *s, size_t left) {
 /* A key or role, decoded as far as it goes. */
 struct name {
     struct str text;
-    bool broken;               /* what follows text is an escape that has no one meaning */
-    bool longer;               /* it goes on behind text: no name that is looked for is that long */
-    char buffer[JSON_KEY_MAX]; /* where text is, if it had to be decoded */
+    bool broken; /* what follows text is an escape that has no one meaning */
+    bool longer; /* it goes on behind text: no name that is looked for is that long */
 };
 
-static void name_read(struct name *n, struct str raw, bool escaped) {
+/* One with escapes in it, which is rare. */
+static struct name name_decoded(struct str raw, char buffer[JSON_KEY_MAX]) {
     const char *p = raw.ptr, *end = raw.ptr + raw.len;
-    size_t len = 0;
-    n->broken = false;
-    n->text = raw;
-    n->longer = raw.len > JSON_KEY_MAX;
-    if (!escaped) return;
-    n->longer = false;
+    struct name n = {{buffer, 0}, false, false};
     while (p < end) {
         char out[4] = {*p};
         uint32_t code;
         size_t wrote = 1, took = 1;
         if (*p == '\\') {
             took = json_scan_escape(p, end, &code);
-            if (!(n->broken = !took)) wrote = utf8_put(out, code);
+            if (!(n.broken = !took)) wrote = utf8_put(out, code);
         }
-        n->longer = len + wrote > sizeof n->buffer;
-        if (n->broken || n->longer) break;
-        memcpy(n->buffer + len, out, wrote);
-        len += wrote;
+        n.longer = n.text.len + wrote > JSON_KEY_MAX;
+        if (n.broken || n.longer) break;
+        memcpy(buffer + n.text.len, out, wrote);
+        n.text.len += wrote;
         p += took;
     }
-    n->text = (struct str){n->buffer, len};
+    return n;
 }
 
 /* Lengths differ nearly always: no call for that. */
@@ -212,17 +208,30 @@ static uint32_t message_key(struct json *j, const struct name *n) {
 }
 
 /* A string whose text is looked at has ended: a key of the watched level, or a message's role. */
-static void text_done(struct json *j, struct str raw) {
-    struct name n;
-    name_read(&n, raw, j->seen & JSON_SCAN_ESCAPED);
+static void name_done(struct json *j, const struct name *n) {
     if (!j->in_key)
-        j->role = name_is(&n, STR("user"))                                      ? ROLE_USER
-                  : name_is(&n, STR("system")) || name_is(&n, STR("developer")) ? ROLE_SYSTEM
-                                                                                : ROLE_OTHER;
+        j->role = name_is(n, STR("user"))                                     ? ROLE_USER
+                  : name_is(n, STR("system")) || name_is(n, STR("developer")) ? ROLE_SYSTEM
+                                                                              : ROLE_OTHER;
     else if (j->watch == WATCH_TOP)
-        j->hits = top_key(j, &n);
+        j->hits = top_key(j, n);
     else
-        j->hits = j->watch == WATCH_MEMBER ? member_key(j, &n) : message_key(j, &n);
+        j->hits = j->watch == WATCH_MEMBER ? member_key(j, n) : message_key(j, n);
+}
+
+/* Not inlined, so that only the few escaped names pay for the buffer. */
+static __attribute__((noinline)) void escaped_text_done(struct json *j, struct str raw) {
+    char buffer[JSON_KEY_MAX];
+    struct name n = name_decoded(raw, buffer);
+    name_done(j, &n);
+}
+
+static void text_done(struct json *j, struct str raw) {
+    struct name n = {raw, false, raw.len > JSON_KEY_MAX};
+    if (j->seen & JSON_SCAN_ESCAPED)
+        escaped_text_done(j, raw);
+    else
+        name_done(j, &n);
 }
 
 /* ---- tokens: each takes what there is of it and says where it stopped ---- */
@@ -249,8 +258,9 @@ static const char *string(struct json *j, const char *p, const char *end) {
     if (*p != '"') return bad(j, p, INVALID "a control byte in a string must be written as an escape, such as \\n or \\u001f.");
     if (j->keep) text_done(j, text);
     if (j->in_key) {
-        j->state = COLON;
-        return p + 1;
+        bool colon = end - p > 1 && p[1] == ':'; /* mostly it follows at once */
+        j->state = colon ? VALUE : COLON;
+        return p + 1 + colon;
     }
     j->state = NEXT;
     if (j->hits) {
@@ -440,12 +450,13 @@ static const char *next(struct json *j, const char *p) {
 }
 
 static const char *tokens(struct json *j, const char *p, const char *end) {
-    while (p < end && !j->error) {
-        if (j->state <= END && json_scan_blank(*p)) {
+    while (p < end) {
+        enum state s = (enum state)j->state;
+        if ((unsigned char)*p <= ' ' && s <= END && json_scan_blank(*p)) {
             p = json_scan_blanks(j->scan, p, end);
             continue;
         }
-        switch ((enum state)j->state) {
+        switch (s) {
         case TOP: p = top(j, p); break;
         case KEY_OR_CLOSE:
             if (*p == '}') {
@@ -471,6 +482,7 @@ static const char *tokens(struct json *j, const char *p, const char *end) {
         case STRING:
         case ESCAPE: p = string(j, p, end); break;
         case WORD: p = word(j, p, end); break;
+        case BAD: return p;
         default: p = number(j, p, end); break;
         }
     }

@@ -2,8 +2,8 @@
  * there are, or what is wrong. Owns nothing but its state. It must never let a form pass in which python-multipart, Go's
  * mime/multipart or cpp-httplib would see a model that we do not. So BAD is what they read differently:
  *   bytes   a bare CR or LF, a control byte, a folded line in a head
- *   ends    "--boundary" anywhere but behind CRLF, or followed by neither CRLF nor "--" (padding too); a preamble (one CRLF may
- *           stand there); an epilogue other than blanks and line ends
+ *   ends    "--boundary" behind a bare CR or LF, or as a line's end; behind CRLF, but before neither CRLF nor "--" (padding too);
+ *           a preamble (one CRLF may stand there); an epilogue other than blanks and line ends
  *   heads   none or two Content-Dispositions, not form-data, no name, name or filename twice, NAME, name* and the like, a backslash
  *           in a name or before a quote, a `;` in a name, or in quotes before a name or beside a model's; encodings but identity
  *   values  a charset for the model that is no superset of ASCII; a field `_charset_`
@@ -17,7 +17,8 @@
 #include "syntax.h"
 
 enum state { START, START_LF, FIRST, AFTER, AFTER_LF, AFTER_DASH, LINE, LINE_LF, DATA, END, BROKEN };
-enum newline { NL_NONE, NL_CR, NL_CRLF };
+/* What the last bytes were; NL_HEAD: a head's end, where Go takes a delimiter for the end of an empty part. */
+enum newline { NL_NONE, NL_CR, NL_LF, NL_CRLF, NL_HEAD };
 /* What is known of the part at hand. ODD: its type says that its bytes may not mean what they are in ASCII. KEEP: it is the model. */
 enum part { PART_NAMED = 1, PART_MODEL = 2, PART_FILE = 4, PART_TYPED = 8, PART_ODD = 16, PART_KEEP = 32 };
 
@@ -166,7 +167,8 @@ static const char *head_line(struct multipart *m) {
     struct str name, line = {m->line, m->line_len < MULTIPART_LINE_MAX ? m->line_len : MULTIPART_LINE_MAX};
     struct str value = str_cut(line, ':', &name);
     if (name.len == line.len || !syntax_token(name)) return "A part of the form has a header line that is not 'Name: value'.";
-    if (memmem(line.ptr, line.len, m->delim, m->delim_len)) return boundary_inside;
+    if (str_starts(line, (struct str){m->delim, m->delim_len}) || str_ends(line, (struct str){m->delim, m->delim_len}))
+        return boundary_inside;
     bool is_disposition = str_ieq(name, STR("Content-Disposition")), is_type = str_ieq(name, STR("Content-Type"));
     bool is_encoding = str_ieq(name, STR("Content-Transfer-Encoding"));
     if (!is_disposition && !is_type && !is_encoding) return NULL;
@@ -178,7 +180,8 @@ static const char *head_line(struct multipart *m) {
 static const char *head_end(struct multipart *m, size_t data) {
     if (!(m->part & PART_NAMED)) return "A part of the form has no Content-Disposition.";
     m->state = DATA;
-    m->newline = NL_NONE; /* a delimiter that stands here ends an empty part for Go, and is data for python-multipart */
+    m->newline = NL_HEAD;
+    m->inside = 0;
     m->matched = 0;
     if (!(m->part & PART_MODEL)) return NULL;
     if (m->part & PART_ODD)
@@ -228,14 +231,23 @@ static const char *data_byte(struct multipart *m, char c, size_t off) {
         m->matched = m->fail[m->matched];
         m->newline = NL_NONE;
     }
+    if (m->inside) {
+        if (m->inside == 2 && c == '\n') return boundary_inside;
+        m->inside = m->inside == 1 && c == '\r' ? 2 : 0;
+    }
     if (c == m->delim[m->matched]) {
         if (++m->matched < m->delim_len) return NULL;
-        if (m->newline != NL_CRLF) return boundary_inside;
-        part_over(m, off + 1 - m->delim_len - 2);
+        if (m->newline == NL_CRLF) {
+            part_over(m, off + 1 - m->delim_len - 2);
+            return NULL;
+        }
+        if (m->newline != NL_NONE) return boundary_inside;
+        m->matched = m->fail[m->matched];
+        m->inside = 1;
         return NULL;
     }
     bool crlf = c == '\n' && m->newline == NL_CR;
-    m->newline = crlf ? NL_CRLF : c == '\r' ? NL_CR : NL_NONE;
+    m->newline = crlf ? NL_CRLF : c == '\n' ? NL_LF : c == '\r' ? NL_CR : NL_NONE;
     return NULL;
 }
 
@@ -243,7 +255,7 @@ static const char *data_byte(struct multipart *m, char c, size_t off) {
 static size_t data_run(struct multipart *m, const char *data, size_t i, size_t len, const char **error) {
     size_t from = i, n = m->delim_len, base = m->at;
     while (i < len && m->state == DATA) {
-        if (!m->matched && len - i > n + 1) {
+        if (!m->matched && !m->inside && len - i > n + 1) {
             size_t to = skip_data(m, data, i, len);
             if (to > i) m->newline = NL_NONE;
             i = to;
@@ -310,7 +322,7 @@ void multipart_begin(struct multipart *m, const char *boundary) {
     memset(m->skip, m->delim_len, sizeof m->skip);
     for (unsigned i = 0; i + 1 < m->delim_len; i++)
         m->skip[(unsigned char)m->delim[i]] = (uint8_t)(m->delim_len - 1 - i);
-    for (unsigned i = 1, k = 0; i + 1 < m->delim_len; m->fail[++i] = (uint8_t)k) {
+    for (unsigned i = 1, k = 0; i < m->delim_len; m->fail[++i] = (uint8_t)k) {
         while (k && m->delim[i] != m->delim[k])
             k = m->fail[k];
         if (m->delim[i] == m->delim[k]) k++;

@@ -4,6 +4,7 @@
  * Judges nothing; writes no log. */
 #include "notes.h"
 
+#include <arpa/inet.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -45,7 +46,49 @@ void notes_begin(struct notes *n, const struct sock_addr *peer) {
     n->request_id = keep(&at, (struct str){uuid, sizeof uuid});
 }
 
-void notes_head(struct notes *n, const struct http_head *h) {
+static bool trusted(const struct conf *conf, const struct sockaddr *sa) {
+    for (size_t i = 0; i < conf->ntrusted_proxies; i++)
+        if (value_cidr_has(&conf->trusted_proxies[i], sa)) return true;
+    return false;
+}
+
+/* True: an address that is no trusted proxy, so that who stands before it in the list may be anybody's invention. */
+static bool is_client(const struct conf *conf, struct str ip, bool *valid) {
+    struct sock_addr a = {.len = 0};
+    char text[INET6_ADDRSTRLEN];
+    *valid = false;
+    if (!ip.len || ip.len >= sizeof text) return false;
+    str_copy(text, sizeof text, ip);
+    a.u.sa.sa_family = memchr(ip.ptr, ':', ip.len) ? AF_INET6 : AF_INET;
+    *valid = inet_pton(a.u.sa.sa_family, text,
+                       a.u.sa.sa_family == AF_INET6 ? (void *)&a.u.in6.sin6_addr : (void *)&a.u.in4.sin_addr) == 1;
+    return *valid && !trusted(conf, &a.u.sa);
+}
+
+/* The client's address as X-Forwarded-For of a trusted peer tells it: from its end, the first that is no trusted proxy. */
+struct str notes_told_ip(const struct conf *conf, const struct http_head *h) {
+    struct str best = STR_NONE;
+    for (unsigned i = h->nfields; h->first[FIELD_X_FORWARDED_FOR] && i; i--) {
+        struct str rest = http_value(h, &h->fields[i - 1]);
+        while (h->fields[i - 1].id == FIELD_X_FORWARDED_FOR && rest.len) {
+            const char *comma = memrchr(rest.ptr, ',', rest.len);
+            size_t at = comma ? (size_t)(comma - rest.ptr) + 1 : 0;
+            struct str ip = str_trim((struct str){rest.ptr + at, rest.len - at});
+            bool valid, client = is_client(conf, ip, &valid);
+            if (!valid) return best;
+            best = ip;
+            if (client) return best;
+            rest.len = comma ? at - 1 : 0;
+        }
+    }
+    return best;
+}
+
+bool notes_peer_trusted(const struct conf *conf, const struct sock_addr *peer) {
+    return peer && trusted(conf, &peer->u.sa);
+}
+
+void notes_head(struct notes *n, const struct http_head *h, struct str told_ip) {
     struct str id = http_get(h, FIELD_X_REQUEST_ID), method = str_at(h->base, h->method_text), path = str_at(h->base, h->path);
     struct str ip = n->client_ip;
     char old[NOTES_INLINE], *at;
@@ -53,9 +96,10 @@ void notes_head(struct notes *n, const struct http_head *h) {
     if (!head_request_id_ok(id)) id = (struct str){old + (n->request_id.ptr - n->inl), n->request_id.len};
     if (ip.len) ip.ptr = old + (ip.ptr - n->inl);
     if (path.len > NOTES_PATH_MAX) path.len = NOTES_PATH_MAX;
-    size_t need = ip.len + id.len + method.len + path.len;
+    size_t need = ip.len + told_ip.len + id.len + method.len + path.len;
     at = n->text = need > NOTES_INLINE ? must_alloc(need) : n->inl;
     n->client_ip = keep(&at, ip);
+    n->told_ip = keep(&at, told_ip);
     n->request_id = keep(&at, id);
     n->method = keep(&at, method);
     n->path = keep(&at, path);

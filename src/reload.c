@@ -76,6 +76,15 @@ static bool still_named(const struct stats_model *m, const void *ctx) {
     return pool && entry;
 }
 
+/* The old world is held until health has let go of the endpoints that the new one lacks. */
+static void swap(struct world *w) {
+    struct world *old = world_current() ? world_ref(world_current()) : NULL;
+    world_activate(w);
+    health_sync(w);
+    if (old) world_unref(old);
+    dispatch_wake();
+}
+
 /* Endpoints behind a name came or went: the same configuration, with other members. Who stays keeps everything. */
 static void addresses_changed(void) {
     const struct world *w = world_current();
@@ -83,13 +92,11 @@ static void addresses_changed(void) {
     if (!w) return;
     for (size_t i = 0; i < w->npools; i++)
         before += w->pools[i].nmembers;
-    world_activate(world_rebuild(w));
+    swap(world_rebuild(w));
     w = world_current();
     for (size_t i = 0; i < w->npools; i++)
         after += w->pools[i].nmembers;
     log_info("reload", "a name has other addresses now: %zu endpoints, were %zu", after, before);
-    health_sync(w);
-    dispatch_wake();
 }
 
 const char *reload_apply(struct conf *conf, const struct server_options *o) {
@@ -114,15 +121,14 @@ const char *reload_apply(struct conf *conf, const struct server_options *o) {
     }
     log_set_level(conf->log_level);
     expand_on_change(addresses_changed);
+    front_set_admin(conf->admin || listener_inherited(true));
     body_set_budget(conf->body_memory);
     fit_descriptors(conf);
-    world_activate(world_build(conf));
+    swap(world_build(conf));
     stats.loaded_ms = clock_wall_ms();
     stats_models_keep(still_named, world_current());
     listener_keep_only(wants, n);
     free(wants);
-    health_sync(world_current());
-    dispatch_wake();
     return NULL;
 }
 
@@ -135,12 +141,12 @@ static void refuse(const char *text) {
 bool reload_again(const struct server_options *o) {
     struct conf_findings f = {0};
     struct conf *conf = conf_load(o->config, &f);
-    char first[256] = "";
+    char first[512] = "";
     for (size_t i = 0; i < f.count; i++) {
         const struct conf_finding *x = &f.items[i];
         char place[64] = "";
         if (x->line) snprintf(place, sizeof place, ":%d:%d", x->line, x->column);
-        if (!x->warning && !first[0]) snprintf(first, sizeof first, "%.40s%s: %.140s", o->config, place, x->text);
+        if (!x->warning && !first[0]) snprintf(first, sizeof first, "%.200s%s: %.200s", o->config, place, x->text);
         log_line(x->warning ? LOG_WARN : LOG_ERROR, "reload", "%s%s: %s: %s", o->config, place, x->warning ? "warning" : "error",
                  x->text);
     }

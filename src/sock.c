@@ -100,13 +100,25 @@ bool sock_local(int fd, struct sock_addr *out) {
     return getsockname(fd, &out->u.sa, &out->len) == 0;
 }
 
+/* Every request asks for its client's: inet_ntop would print it with sprintf. */
+static void v4_text(const void *addr, char *dst) {
+    const uint8_t *b = addr;
+    for (int i = 0; i < 4; i++) {
+        if (i) *dst++ = '.';
+        if (b[i] > 99) *dst++ = (char)('0' + b[i] / 100);
+        if (b[i] > 9) *dst++ = (char)('0' + b[i] / 10 % 10);
+        *dst++ = (char)('0' + b[i] % 10);
+    }
+    *dst = 0;
+}
+
 const char *sock_ip(const struct sock_addr *addr, char dst[SOCK_TEXT]) {
     dst[0] = 0;
-    if (addr->u.sa.sa_family == AF_INET) inet_ntop(AF_INET, &addr->u.in4.sin_addr, dst, SOCK_TEXT);
+    if (addr->u.sa.sa_family == AF_INET) v4_text(&addr->u.in4.sin_addr, dst);
     if (addr->u.sa.sa_family == AF_INET6) {
         const struct in6_addr *a = &addr->u.in6.sin6_addr;
         if (IN6_IS_ADDR_V4MAPPED(a))
-            inet_ntop(AF_INET, &a->s6_addr[12], dst, SOCK_TEXT);
+            v4_text(&a->s6_addr[12], dst);
         else
             inet_ntop(AF_INET6, a, dst, SOCK_TEXT);
     }

@@ -9,18 +9,6 @@
 #include <string.h>
 #include <strings.h>
 
-struct str str_of(const char *z) {
-    return z ? (struct str){z, strlen(z)} : STR_NONE;
-}
-
-struct str str_at(const char *base, struct span s) {
-    return (struct str){base + s.off, s.len};
-}
-
-bool str_eq(struct str a, struct str b) {
-    return a.len == b.len && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
-}
-
 bool str_ieq(struct str a, struct str b) {
     if (a.len != b.len) return false;
     for (size_t i = 0; i < a.len; i++) {
@@ -38,14 +26,6 @@ bool str_starts(struct str s, struct str prefix) {
 
 bool str_ends(struct str s, struct str suffix) {
     return s.len >= suffix.len && (suffix.len == 0 || memcmp(s.ptr + s.len - suffix.len, suffix.ptr, suffix.len) == 0);
-}
-
-struct str str_trim(struct str s) {
-    while (s.len && (s.ptr[0] == ' ' || s.ptr[0] == '\t'))
-        s.ptr++, s.len--;
-    while (s.len && (s.ptr[s.len - 1] == ' ' || s.ptr[s.len - 1] == '\t'))
-        s.len--;
-    return s;
 }
 
 int str_cmp(struct str a, struct str b) {

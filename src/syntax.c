@@ -7,6 +7,9 @@
 
 #include <arpa/inet.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 /* clang-format off */
 static const unsigned char lower[256] = {
@@ -34,41 +37,31 @@ bool syntax_token(struct str s) {
 
 /* RFC 3986 without what no URL holds unencoded. "[", "]" are let pass: queries hold them everywhere. */
 static bool is_url_byte(unsigned char c) {
-    switch (c) {
-    case '"':
-    case '#':
-    case '<':
-    case '>':
-    case '\\':
-    case '^':
-    case '`':
-    case '{':
-    case '|':
-    case '}': return false;
-    default: return c > 0x20 && c < 0x7f;
-    }
+    static const uint64_t low = ~(UINT64_C(0x1ffffffff) | 1ull << '"' | 1ull << '#' | 1ull << '<' | 1ull << '>'), /* up to '?' */
+        high = ~(1ull << ('\\' - 64) | 1ull << ('^' - 64) | 1ull << ('`' - 64) | 1ull << ('{' - 64) | 1ull << ('|' - 64) |
+                 1ull << ('}' - 64) | 1ull << (0x7f - 64));
+    return c < 0x80 && ((c < 64 ? low : high) >> (c & 63) & 1);
 }
 
 /* ---- lines ---- */
 
-#define BYTES(b) (0x0101010101010101u * (uint64_t)(b))
-
-/* The first byte from i on that is a control byte other than HT, or DEL; len if there is none. Eight at a time. */
+/* The first byte from i on that is a control byte other than HT, or DEL; len if there is none. */
 static size_t skip_text(const char *data, size_t i, size_t len) {
-    for (;;) {
-        for (; len - i >= 8; i += 8) {
-            uint64_t w, del;
-            memcpy(&w, data + i, 8);
-            del = w ^ BYTES(0x7f);
-            if ((((w - BYTES(0x20)) & ~w) | ((del - BYTES(1)) & ~del)) & BYTES(0x80)) break;
-        }
-        size_t stop = len - i > 8 ? i + 8 : len;
-        for (; i < stop; i++) {
-            unsigned char c = (unsigned char)data[i];
-            if ((c < 0x20 && c != '\t') || c == 0x7f) return i;
-        }
-        if (i == len) return len;
+#ifdef __SSE2__
+    for (; len - i >= 16; i += 16) {
+        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(data + i));
+        __m128i control = _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1f)), v);
+        __m128i stop =
+            _mm_or_si128(_mm_andnot_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('\t')), control), _mm_cmpeq_epi8(v, _mm_set1_epi8(0x7f)));
+        unsigned bits = (unsigned)_mm_movemask_epi8(stop);
+        if (bits) return i + (unsigned)__builtin_ctz(bits);
     }
+#endif
+    for (; i < len; i++) {
+        unsigned char c = (unsigned char)data[i];
+        if ((c < 0x20 && c != '\t') || c == 0x7f) break;
+    }
+    return i;
 }
 
 static const char *bad_text(char c) {
@@ -155,15 +148,17 @@ static size_t skip(uint8_t state, const char *data, size_t i, size_t len) {
 }
 
 /* What ends such a run. */
-static const char *run_end(uint8_t *state, char c) {
+static const char *run_end(uint8_t *state, char c, enum syntax_got *got) {
     switch ((enum syntax_state) * state) {
     case SYNTAX_NAME:
         if (c != ':') return bad_in_name(c);
         *state = SYNTAX_VALUE;
+        *got = SYNTAX_GOT_NAME;
         return NULL;
     case SYNTAX_VALUE:
         if (c != '\r') return bad_text(c);
         *state = SYNTAX_VALUE_LF;
+        *got = SYNTAX_GOT_VALUE;
         return NULL;
     default: /* a start line */
         if (c != '\r') return *state == SYNTAX_REQUEST_LINE ? bad_in_request_line(c) : bad_text(c);
@@ -187,7 +182,7 @@ enum syntax_got syntax_scan(uint8_t *state, const char *data, size_t len, size_t
         case SYNTAX_REQUEST_LINE:
         case SYNTAX_STATUS_LINE:
             i = skip(*state, data, i, len);
-            if (i < len) bad = run_end(state, data[i]);
+            if (i < len) bad = run_end(state, data[i], &got);
             taken = i < len;
             break;
         case SYNTAX_LINE_LF:

@@ -63,7 +63,8 @@ static struct head_cors cors_of(const struct txn *t) {
 }
 
 void txn_head(struct txn *t, const struct http_head *h) {
-    notes_head(&t->notes, h);
+    const struct conf *conf = world_current()->conf;
+    notes_head(&t->notes, h, notes_peer_trusted(conf, t->client->peer) ? notes_told_ip(conf, h) : STR_NONE);
     t->dialect = (uint8_t)head_dialect(str_at(h->base, h->path));
     t->client_10 = h->minor == 0;
     t->client_keep = h->keep_alive;
@@ -91,7 +92,7 @@ static void write_access(const struct txn *t, enum why_end end) {
     struct access_record r = {
         .time_ms = t->started_wall,
         .request_id = t->notes.request_id,
-        .client = t->notes.client_ip,
+        .client = t->notes.told_ip.len ? t->notes.told_ip : t->notes.client_ip,
         .method = t->notes.method,
         .path = t->notes.path,
         .model = t->notes.model,
@@ -198,10 +199,6 @@ static void send_reply(struct txn *t, struct buf *out, enum why why) {
     complete(t, why);
 }
 
-static bool closes(const struct txn *t) {
-    return t->client->close_after;
-}
-
 void txn_reply(struct txn *t, int status, struct str type, struct str extra, struct str body) {
     struct buf out = {0};
     struct head_reply r = {
@@ -212,7 +209,7 @@ void txn_reply(struct txn *t, int status, struct str type, struct str extra, str
         .request_id = t->notes.request_id,
         .cors = cors_of(t),
         .head_only = t->head_only,
-        .close = closes(t),
+        .close = client_closes(t->client),
         .keep_alive_10 = t->client_10 && t->client_keep,
     };
     head_reply(&out, &r);
@@ -255,7 +252,7 @@ void txn_error(struct txn *t, enum why why, struct str message, struct str extra
         .cors = cors_of(t),
         .retry_after = retry_after(why),
         .head_only = t->head_only,
-        .close = closes(t),
+        .close = client_closes(t->client),
         .keep_alive_10 = t->client_10 && t->client_keep,
     };
     head_error(&out, &e);
@@ -284,12 +281,6 @@ void txn_gone(struct txn *t, enum why why) {
 
 /* ---- request ---- */
 
-static bool trusted(const struct conf *conf, const struct client *c) {
-    for (size_t i = 0; c->peer && i < conf->ntrusted_proxies; i++)
-        if (value_cidr_has(&conf->trusted_proxies[i], &c->peer->u.sa)) return true;
-    return false;
-}
-
 static const struct dispatch_user dispatch_api;
 
 void txn_route(struct txn *t, const struct http_head *h, const char *boundary) {
@@ -300,7 +291,7 @@ void txn_route(struct txn *t, const struct http_head *h, const char *boundary) {
     struct head_forward f = {
         .client_ip = t->notes.client_ip,
         .request_id = t->notes.request_id,
-        .peer_trusted = trusted(t->world->conf, t->client),
+        .peer_trusted = notes_peer_trusted(t->world->conf, t->client->peer),
         .drop_credentials = t->world->drop_credentials,
     };
     forward_head(&t->forward, h, &f);
@@ -318,7 +309,15 @@ enum why txn_body(struct txn *t, const char *data, size_t len) {
 void txn_refused(struct txn *t, enum why why, const char *text) {
     struct str said = str_of(text);
     if (!said.len && (why == WHY_BAD_JSON || why == WHY_BAD_FORM)) said = message(t);
+    struct buf sentence = {0};
+    if (said.len && (why == WHY_BAD_HTTP || why == WHY_BIG_HEAD)) {
+        buf_puts(&sentence, why == WHY_BAD_HTTP ? STR("The request is not valid HTTP/1.1: it has ") : STR("The request has "));
+        buf_puts(&sentence, said);
+        BUF_LIT(&sentence, ".");
+        said = buf_str(&sentence);
+    }
     txn_error(t, why, said, STR_NONE);
+    buf_free(&sentence);
 }
 
 static void no_such_model(struct txn *t) {
@@ -395,11 +394,11 @@ static void refresh(struct dispatch *d) {
     struct world *old = t->world;
     t->world = world_ref(world_current());
     struct match m = world_match(t->world, t->notes.model);
-    dispatch_move(d, m.pool);
     t->entry = m.entry;
     t->sent_as = NULL;
     t->cors = cors_for(t->world->conf, str_of(t->cors));
     forward_no_swap(&t->forward);
+    dispatch_move(d, m.pool); /* enters that pool: an alias of its own, a key of its own */
     world_unref(old);
 }
 
@@ -422,7 +421,7 @@ static struct head_relay relay_how(const struct txn *t) {
     struct head_relay how = {
         .request_id = t->notes.request_id,
         .cors = cors_of(t),
-        .close = closes(t),
+        .close = client_closes(t->client),
         .keep_alive_10 = t->client_10 && t->client_keep,
     };
     if (t->world->conf->route_headers)

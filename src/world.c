@@ -128,6 +128,10 @@ const char *world_nearest(const struct world *w, struct str model) {
 
 /* ---- live parts ---- */
 
+struct list *world_lives(void) {
+    return &lives;
+}
+
 static struct pool_live *live_get(const char *name) {
     list_each(it, &lives) {
         struct pool_live *l = list_entry(it, struct pool_live, link);

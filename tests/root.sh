@@ -1,44 +1,70 @@
 #!/bin/sh
-# A fresh Debian root, made once by debootstrap and kept as a tarball under build/roots.
-#   tests/root.sh SUITE        makes it if it is not there and prints the tarball's path
-#   tests/root.sh SUITE DIR    unpacks it into DIR as well, with the resolver of this machine
-# Needs root (debootstrap and chroot do). The mirror is this machine's own, from /etc/apt/sources.list*.
+# Fresh Debian roots for tests, made once by debootstrap and kept as tarballs under build/roots. Needs root.
+#   tests/root.sh make SUITE              makes it if it is not there and prints the tarball's path
+#   tests/root.sh unpack SUITE DIR        into DIR, with this machine's resolver
+#   tests/root.sh enter DIR COMMAND...    by chroot, in namespaces of its own for mounts and processes: nothing outlives the command
+# The mirror is this machine's own, from /etc/apt/sources.list*; the network inside is this machine's, too.
 set -eu
 cd "$(dirname "$0")/.."
-suite=${1:?which suite: bookworm or trixie}
-dir=${2:-}
+verb=${1:?make, unpack or enter}
 [ "$(id -u)" = 0 ] || { echo "root.sh: become root: debootstrap and chroot need it" >&2; exit 1; }
-tarball=$PWD/build/roots/$suite.tar
-mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
-    sed -n 's/^\(URIs:\|deb\) .*\(https\{0,1\}:\/\/[^ ]*\/debian\)\/\{0,1\}\( .*\)\{0,1\}$/\2/p' | head -n 1)
-mirror=${mirror:-http://deb.debian.org/debian}
 
-if [ ! -f "$tarball" ]; then
+# A package in a chroot starts no service, as in an image: policy-rc.d.
+make_root() {
+    mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
+        sed -n 's/^\(URIs:\|deb\) .*\(https\{0,1\}:\/\/[^ ]*\/debian\)\/\{0,1\}\( .*\)\{0,1\}$/\2/p' | head -n 1)
+    mirror=${mirror:-http://deb.debian.org/debian}
     if ! command -v debootstrap >/dev/null 2>&1; then
         apt-get update -qq >&2
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
     fi
     mkdir -p build/roots
     work=$(mktemp -d)
+    root=$work/root
     trap 'rm -rf "$work" "$tarball.new"' EXIT
-    if ! debootstrap --variant=minbase "$suite" "$work/root" "$mirror" >"$work/log" 2>&1; then
+    if ! debootstrap --variant=minbase "$suite" "$root" "$mirror" >"$work/log" 2>&1; then
         tail -n 20 "$work/log" >&2
         echo "root.sh: debootstrap $suite from $mirror failed" >&2
         exit 1
     fi
-    root=$work/root
-    for s in "$suite" "$suite-updates"; do echo "deb $mirror $s main"; done >"$root/etc/apt/sources.list"
-    echo "deb ${mirror}-security $suite-security main" >>"$root/etc/apt/sources.list"
-    # Packages in a chroot start no services, as in an image.
+    {
+        for s in "$suite" "$suite-updates"; do echo "deb $mirror $s main"; done
+        echo "deb ${mirror}-security $suite-security main"
+    } >"$root/etc/apt/sources.list"
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
     chmod 0755 "$root/usr/sbin/policy-rc.d"
-    rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/dev/*
-    tar -C "$root" --numeric-owner -cf "$tarball.new" .
+    rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+    tar -C "$root" --numeric-owner --exclude='./dev/*' -cf "$tarball.new" .
     mv "$tarball.new" "$tarball"
-fi
-if [ -n "$dir" ]; then
-    mkdir -p "$dir"
-    tar -C "$dir" --numeric-owner -xf "$tarball"
-    cp -L /etc/resolv.conf "$dir/etc/resolv.conf"
-fi
-echo "$tarball"
+}
+
+case $verb in
+make | unpack)
+    suite=${2:?which suite: bookworm or trixie}
+    tarball=$PWD/build/roots/$suite.tar
+    [ -f "$tarball" ] || make_root
+    if [ "$verb" = make ]; then
+        echo "$tarball"
+    else
+        dir=${3:?into which directory}
+        mkdir -p "$dir"
+        tar -C "$dir" --numeric-owner -xf "$tarball"
+        cp -L /etc/resolv.conf "$dir/etc/resolv.conf"
+    fi
+    ;;
+enter)
+    dir=${2:?which directory}
+    shift 2
+    # shellcheck disable=SC2016 # expanded by the shell in the namespaces
+    exec unshare --mount --pid --fork --kill-child --propagation private sh -c '
+        dir=$1
+        shift
+        mount -t proc proc "$dir/proc" && mount -t sysfs -o ro sysfs "$dir/sys" && mount --rbind /dev "$dir/dev" || exit 1
+        exec chroot "$dir" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+            ${http_proxy:+"http_proxy=$http_proxy"} ${https_proxy:+"https_proxy=$https_proxy"} "$@"' sh "$dir" "$@"
+    ;;
+*)
+    echo "root.sh: make, unpack or enter" >&2
+    exit 2
+    ;;
+esac

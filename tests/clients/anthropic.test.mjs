@@ -116,9 +116,10 @@ test("RateLimitError, overloaded, timeout and 502", async () => {
   await until(async () => (await fetch(`${nobody.url}/ready`)).status === 503 && /"p":false/.test(await (await fetch(`${nobody.url}/ready`)).text()), "the endpoint is not down");
   await error(client(nobody).messages.create(ask("tiny")), Anthropic.InternalServerError, 503, "overloaded_error");
 
-  const impatient = client(await startRouter([up], { pool: { first_byte_timeout: "200ms" } }), { maxRetries: 2 });
+  const impatient = client(await startRouter([up], { pool: { first_byte_timeout: "400ms" } }), { maxRetries: 2 });
   const before = up.requests.length;
   await error(impatient.messages.create(ask("endless")), Anthropic.InternalServerError, 504, "timeout_error");
+  await up.waitRequests(before + 1);
   assert.equal(up.requests.length, before + 1); // x-should-retry: false
   await error(anthropic.messages.create(ask("reset")), Anthropic.InternalServerError, 502, "api_error");
 });

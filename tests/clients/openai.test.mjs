@@ -153,8 +153,9 @@ test("so does an abort before the first byte, and a timeout of the client's own"
   controller.abort();
   assert.ok((await promise) instanceof OpenAI.APIUserAbortError);
   await up.waitState(up.last, "left");
-  const late = await raised(openai.chat.completions.create(ask("endless"), { timeout: 300 }));
+  const late = await raised(openai.chat.completions.create(ask("endless"), { timeout: 1000 }));
   assert.ok(late instanceof OpenAI.APIConnectionTimeoutError);
+  await up.waitRequests(n + 2);
   await up.waitState(up.last, "left");
 });
 
@@ -305,10 +306,11 @@ test("503 while no endpoint is up, and after Retry-After the retry finds the one
 });
 
 test("504 says x-should-retry: false, and the client does not retry", async () => {
-  const impatient = client(await startRouter([up], { pool: { first_byte_timeout: "200ms" } }), { maxRetries: 2 });
+  const impatient = client(await startRouter([up], { pool: { first_byte_timeout: "400ms" } }), { maxRetries: 2 });
   const n = up.requests.length;
   const e = await error(impatient.chat.completions.create(ask("endless")), OpenAI.InternalServerError, 504, "upstream_timeout", null, "server_error");
   assert.equal(e.headers.get("x-should-retry"), "false");
+  await up.waitRequests(n + 1);
   assert.equal(up.requests.length, n + 1);
   await up.waitState(up.last, "left");
 });

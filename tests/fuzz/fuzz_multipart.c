@@ -83,6 +83,15 @@ static const char *find(struct str s, const char *what) {
     return s.len ? memmem(s.ptr, s.len, what, strlen(what)) : NULL;
 }
 
+/* No line of a part may begin with a delimiter, whatever a line is, and none may end with one. */
+static void inside(struct str part, const char *delim) {
+    size_t n = strlen(delim);
+    for (const char *at; (at = find(part, delim)); part.len -= (size_t)(at + 1 - part.ptr), part.ptr = at + 1) {
+        check(at[-1] != '\r' && at[-1] != '\n', "a boundary at a line's start was let pass");
+        check(at + n + 2 > part.ptr + part.len || memcmp(at + n, "\r\n", 2) != 0, "a boundary at a line's end was let pass");
+    }
+}
+
 /* What was let pass, read once more. */
 static void second_reading(const struct multipart *m, struct str body, const char *boundary) {
     char delim[MULTIPART_BOUNDARY_MAX + 5];
@@ -96,7 +105,7 @@ static void second_reading(const struct multipart *m, struct str body, const cha
     while (rest.len >= 2 && memcmp(rest.ptr, "\r\n", 2) == 0) {
         const char *blank = find(rest, "\r\n\r\n"), *next = find(rest, delim);
         check(next && blank && blank < next, "a part without an end was let pass");
-        check(!find((struct str){rest.ptr, (size_t)(next - rest.ptr)}, delim + 2), "a boundary inside a part was let pass");
+        inside((struct str){rest.ptr + 2, (size_t)(next - rest.ptr) - 2}, delim + 2);
         struct str head = {rest.ptr, (size_t)(blank - rest.ptr)};
         if (names_model(head) && !models++) {
             check(m->model_off == (size_t)(blank + 4 - body.ptr), "the model begins elsewhere");

@@ -559,6 +559,44 @@ def test_a_waiting_request_whose_endpoints_are_gone_goes_to_the_fallback(lab):
     ends(*stream)
 
 
+def test_a_waiting_request_stays_in_the_fallback_it_waits_in(lab):
+    """Its own pool, where it could not wait, is down as before."""
+    dead, up = lab.dead(), lab.scripted()
+    config = {"pools": [{"name": "p", "models": ["m"], "endpoints": [dead], "fallback": "rest", "health": {"interval": "60s", "fall": 1}},
+                        {"name": "rest", "models": ["x"], "endpoints": [up], "max_inflight": 1, "queue": LONG}]}
+    router = lab.router(**config)
+    wait_state(router, dead, "down")
+    conn, events, _ = streaming(lab, router, up, model="x")
+    client = lab.client(router)
+    client.chat("m")
+    wait_until(lambda: status(router)["pools"][1]["queued"] == 1, "it does not wait")
+    reload(router)
+    assert status(router)["pools"][1]["queued"] == 1
+    ends(conn, events)
+    assert conn.rxreq().json()["model"] == "m"
+    conn.txresp(200, body=b"x")
+    assert client.read_response().status == 200
+
+
+def test_a_request_that_has_to_wait_only_after_the_reload(lab):
+    """Its try fails when its pool is no more: it waits with those of the new one."""
+    hole, up = lab.blackhole(), lab.scripted()
+    config = {"max_inflight": 1, "queue": LONG, "connect_timeout": "500ms"}
+    router = lab.router([hole.url, up], pool=config)
+    user = user_at(router, hole.url, up)
+    client = lab.client(router)
+    client.chat(user=user)  # hangs in its connect
+    wait_until(lambda: endpoint_row(router, hole.url)["in_flight"] == 1, "it does not connect")
+    conn, events, _ = streaming(lab, router, up, user=user_at(router, up))
+    reload(router, lab.config(pools=[{"name": "renamed", "models": ["*"], "endpoints": [up], **config}]))
+    wait_until(lambda: status(router)["pools"][0]["queued"] == 1, "it does not wait")
+    ends(conn, events)
+    conn.rxreq()
+    conn.txresp(200, body=b"x")
+    assert client.read_response().status == 200
+    assert router.access_lines(1, pool="renamed")[0]["tries"] == 2
+
+
 def test_a_queue_keeps_its_order_and_its_clock(lab):
     router, (up,), stream, first = waiting(lab)
     second = lab.client(router)

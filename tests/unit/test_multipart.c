@@ -281,6 +281,8 @@ static void test_delimiters(void **state) {
     refused("--xyz\r\n" CD "name=f\r\n\r\na\r\n--x--xyz\r\n" END, "inside");
     refused("--xyz\r\n" CD "name=f\r\n--xyz: a\r\n\r\na\r\n" END, "inside");
     refused("--xyz\r\n" CD "name=f\r\nX: --xyz\r\n\r\na\r\n" END, "inside");
+    good(OPEN "a--xyz b--xyz\rc--xyz\r--\r\n----xyz--xyz--\r\n" MODEL END, 1, "whisper-1");
+    good("--xyz\r\nX-y: a--xyz b\r\n" CD "name=f; filename=a--xyz.wav\r\n\r\na\r\n" MODEL END, 1, "whisper-1");
     refused("--xyz\r\n" CD "name=f\r\n\r\nab\n--xyz\r\n" END, "inside");
     refused("--xyz\r\n" CD "name=f\r\n\r\nab\r--xyz\r\n" END, "inside");
     refused("--xyz\r\n" CD "name=f\r\n\r\nab\n--xyzq\r\n" END, "inside");
