@@ -59,9 +59,9 @@ struct str str_cut(struct str s, char sep, struct str *head);
 size_t str_copy(char *dst, size_t cap, struct str s);
 
 /* A malloc'ed NUL-terminated copy; aborts when out of memory. */
-char *str_dup(struct str s);
+char *str_dup(struct str s) __attribute__((returns_nonnull));
 
 /* malloc, calloc that abort with a message: for small structs only, never for payload. */
-void *must_alloc(size_t size); /* zeroed */
-void *must_realloc(void *ptr, size_t size);
+void *must_alloc(size_t size) __attribute__((returns_nonnull)); /* zeroed */
+void *must_realloc(void *ptr, size_t size) __attribute__((returns_nonnull));
 #endif

@@ -1,5 +1,5 @@
 #!/bin/sh
-# `make deb`: build/llama-model-router_VERSION_ARCH.deb from ./router, by plain dpkg-deb. The same tree gives the same bytes.
+# `make deb`: build/llama-model-router_VERSION_ARCH.deb from build/release/router, by plain dpkg-deb. The same tree gives the same bytes.
 # DEBFULLNAME and DEBEMAIL name whoever builds it, as for every Debian tool.
 set -eu
 cd "$(dirname "$0")/.."
@@ -10,7 +10,8 @@ maintainer="${DEBFULLNAME:-the llama-model-router authors} <${DEBEMAIL:-$name@pa
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)}
 export SOURCE_DATE_EPOCH
 umask 022
-[ -x router ] || { echo "deb: there is no ./router: make router" >&2; exit 1; }
+bin=${ROUTER_BIN:-build/release/router}
+[ -x "$bin" ] || { echo "deb: there is no $bin: make router" >&2; exit 1; }
 if ! command -v dpkg-shlibdeps >/dev/null 2>&1; then
     echo "deb: installing dpkg-dev"
     apt-get install -y -qq --no-install-recommends dpkg-dev >/dev/null
@@ -22,8 +23,8 @@ root=$work/$name doc=$work/$name/usr/share/doc/$name
 put() { # mode, file, place
     install -D -m "$1" "$2" "$root/$3"
 }
-put 0755 router usr/bin/router
-strip --strip-unneeded "$root/usr/bin/router"
+put 0755 "$bin" usr/bin/router
+strip --strip-unneeded --remove-section=.comment --remove-section=.note "$root/usr/bin/router"
 
 {
     echo "# Listens on this machine only: write 0.0.0.0:9090 here, or an address of yours, when the pools are yours too."
@@ -57,12 +58,27 @@ for f in examples/*.yaml examples/prometheus/* examples/kubernetes/*; do put 064
     printf 'Files: *\nCopyright: %s\nLicense: Expat\n' "$(sed -n 's/^Copyright (c) //p' LICENSE.TXT)"
     sed -n '/^Permission is/,$p' LICENSE.TXT | sed -e 's/^$/./' -e 's/^/ /'
 } >"$doc/copyright"
-# Debian's changelog, from ours: "## VERSION (DATE)", then points.
+# Debian's changelog, from ours: "## VERSION (DATE)", then points, folded at 80 columns.
 awk -v name=$name -v by="$maintainer" '
-    function end() { if (date != "") { "date -R -u -d " date | getline stamp; printf "\n -- %s  %s\n\n", by, stamp } }
+    function point(    n, words, i, line) {
+        n = split(text, words, " ")
+        line = "  *"
+        for (i = 1; i <= n; i++) {
+            if (length(line) + length(words[i]) > 78) { print line; line = "   " }
+            line = line " " words[i]
+        }
+        if (n) print line
+        text = ""
+    }
+    function end() {
+        point()
+        if (date == "") return
+        ("date -R -u -d " date) | getline stamp
+        printf "\n -- %s  %s\n\n", by, stamp
+    }
     /^## / { end(); date = $3; gsub(/[()]/, "", date); printf "%s (%s) unstable; urgency=medium\n\n", name, $2; next }
-    date != "" && /^- / { sub(/^- /, "  * "); print; next }
-    date != "" && /^  / { print "  " $0 }
+    date != "" && /^- / { point(); text = substr($0, 3); next }
+    date != "" { text = text (text == "" ? "" : " " $0) }
     END { end() }' CHANGELOG.md >"$doc/changelog"
 head -n 1 "$doc/changelog" | grep -q "($version)" || { echo "deb: CHANGELOG.md does not begin with $version" >&2; exit 1; }
 gzip -9n "$doc/changelog"
@@ -77,7 +93,7 @@ Version: $version
 Architecture: $arch
 Maintainer: $maintainer
 Installed-Size: $(du -sk --apparent-size "$root" --exclude=DEBIAN | cut -f1)
-Depends: $depends, init-system-helpers, systemd | systemd-standalone-sysusers | systemd-sysusers
+Depends: $depends, systemd | systemd-standalone-sysusers | systemd-sysusers
 Section: net
 Priority: optional
 Description: front door of a self-hosted LLM fleet

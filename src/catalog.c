@@ -4,6 +4,7 @@
  * or loading, and only if routing would really send it there. Asks no endpoint (health does). */
 #include "catalog.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -37,6 +38,7 @@ static void add(struct str id, const char *json, const char *owner) {
         room = room ? 2 * room : 64;
         entries = must_realloc(entries, room * sizeof *entries);
     }
+    assert(entries);
     if (nentries) buf_putc(&list, ',');
     struct entry *e = &entries[nentries++];
     *e = (struct entry){{str_dup(id), id.len}, hash, (uint32_t)buf_len(&list), 0, buckets[hash % 1024]};
@@ -58,11 +60,11 @@ static bool alive(const struct endpoint *e) {
 }
 
 /* What some living endpoint of the pool says of that id. */
-static const char *told(const struct pool *p, const char *id) {
+static const char *told(const struct pool *p, struct str id) {
     for (size_t i = 0; i < p->nmembers; i++) {
         const struct endpoint *e = p->members[i].endpoint;
         for (size_t k = 0; k < e->models.count && alive(e); k++)
-            if (strcmp(e->models.entries[k].id, id) == 0) return e->models.entries[k].json;
+            if (str_eq(str_of(e->models.entries[k].id), id)) return e->models.entries[k].json;
     }
     return NULL;
 }
@@ -70,7 +72,7 @@ static const char *told(const struct pool *p, const char *id) {
 static void add_own(const struct pool *p) {
     for (size_t i = 0; i < p->conf->nmodels; i++) {
         struct str name = str_of(p->conf->models[i]);
-        if (!value_is_glob(name)) add(name, told(p, name.ptr), p->conf->name);
+        if (!value_is_glob(name)) add(name, told(p, name), p->conf->name);
     }
     for (size_t i = 0; i < p->conf->naliases; i++)
         add(str_of(p->conf->aliases[i].name), NULL, p->conf->name);

@@ -4,6 +4,7 @@
  * value that may be a key: texts say what would be right. */
 #include "conf_read.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -205,6 +206,7 @@ bool conf_read_text(struct conf_findings *f, const char *key, const struct node 
 static bool read_checked(struct conf_findings *f, const char *key, const struct node *n, const char *(*wrong)(struct str),
                          char **out) {
     if (!conf_read_text(f, key, n, out)) return false;
+    assert(*out);
     const char *problem = wrong(str_of(*out));
     if (!problem) return true;
     findings_error(f, n, key, "%s", problem);

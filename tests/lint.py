@@ -29,6 +29,7 @@ SOCKET_EXEMPT = {
     "probe": "the command line's blocking probe, without a loop",
     "sd": "datagrams to the service manager, who is no peer",
     "access": "its stdout may be somebody else's socket: MSG_DONTWAIT instead of O_NONBLOCK on a shared description",
+    "log": "the same of its stderr",
 }
 UNBOUNDED = r"strcpy|stpcpy|strcat|sprintf|vsprintf|gets|atoi|atol|atoll|atof|strtok"
 IMPURE = r"log_(?:error|warn|info|debug|line)|clock_(?!http_date)\w+|loop_\w+|sock_\w+|conn_(?!f|k|r)\w+|socket|open|fopen|time|gettimeofday|clock_gettime"
