@@ -39,6 +39,11 @@ void loop_undefer(struct loop_task *t);
 /* Memory dies at the end of the turn: release(ptr) is called then. */
 void loop_bury(void *ptr, void (*release)(void *));
 
+/* True: this turn has taken LOOP_LATE_US. Who has bulk to move (64 KB and more) lets the others have theirs and goes on in the next
+ * turn, by loop_ready: whoever waits there comes before what the kernel tells then, so bulk never starves. */
+#define LOOP_LATE_US 500
+bool loop_late(void);
+
 void loop_run(void);             /* until loop_stop */
 void loop_turn(int max_wait_ms); /* one turn, waiting at most so long; -1 = until something is due */
 void loop_stop(void);

@@ -28,5 +28,7 @@ struct usage { /* all zero is USAGE_OFF: it may be fed and ended */
 /* *u may hold anything before. */
 void usage_begin(struct usage *u, enum usage_kind kind);
 void usage_feed(struct usage *u, const char *data, size_t len);
+/* The same for a body's last bytes: a JSON body that comes in one piece is read where it lies. */
+void usage_last(struct usage *u, const char *data, size_t len);
 void usage_end(struct usage *u); /* reads what is left, gives back the tail; counts stay */
 #endif

@@ -19,7 +19,8 @@
 
 #define HEAD_READ      ((size_t)16 << 10)  /* one read while a head is expected: most requests come whole in it */
 #define AHEAD_MAX      ((size_t)16 << 10)  /* pipelined bytes held while a request is answered */
-#define TURN_BYTES     ((size_t)512 << 10) /* read from one client in one turn */
+#define TURN_BYTES     ((size_t)256 << 10) /* read from one client in one turn */
+#define BULK_BYTES     ((size_t)64 << 10)  /* a body with more to come is bulk: it waits when the turn has been long */
 #define TURN_REQUESTS  16                  /* answered to one client in one turn */
 #define LINGER_MS      2000                /* quiet time after which a lingering client is closed */
 #define LINGER_STEP    ((uint32_t)1 << 20) /* bytes that count as not quiet */
@@ -239,6 +240,10 @@ static enum io read_in_place(struct client *c, struct str *data) {
 /* True: go on in this turn. */
 static bool read_body(struct client *c, size_t *turn) {
     struct str in = conn_in(&c->conn);
+    if ((c->http.left > BULK_BYTES || *turn >= BULK_BYTES) && loop_late()) {
+        *turn = TURN_BYTES; /* others have a turn */
+        return true;
+    }
     bool in_place = !in.len && c->http.left && c->state == CLIENT_BODY;
     if (!in.len) {
         enum io r = in_place ? read_in_place(c, &in) : conn_fill(&c->conn, CONN_SCRATCH / 4);

@@ -226,7 +226,7 @@ static __attribute__((noinline)) void escaped_text_done(struct json *j, struct s
     name_done(j, &n);
 }
 
-static void text_done(struct json *j, struct str raw) {
+static __attribute__((noinline)) void text_done(struct json *j, struct str raw) {
     struct name n = {raw, false, raw.len > JSON_KEY_MAX};
     if (j->seen & JSON_SCAN_ESCAPED)
         escaped_text_done(j, raw);
@@ -236,6 +236,23 @@ static void text_done(struct json *j, struct str raw) {
 
 /* ---- tokens: each takes what there is of it and says where it stopped ---- */
 
+/* What is rare stands in functions of its own, or each string would pay for their frames. */
+
+/* A text to be looked at comes in pieces: its beginning is gone when the next one comes. */
+static __attribute__((noinline)) struct str keep_piece(struct json *j, struct str text) {
+    size_t room = sizeof j->raw - j->kept, n = text.len < room ? text.len : room;
+    memcpy(j->raw + j->kept, text.ptr, n);
+    j->kept = (uint16_t)(j->kept + n);
+    return (struct str){j->raw, j->kept};
+}
+
+/* A string value that something is wanted of ends before p. */
+static __attribute__((noinline)) void note_string(struct json *j, const char *p) {
+    bool escaped = j->seen & JSON_SCAN_ESCAPED;
+    note(j, j->hits, (struct json_value){j->off, offset(j, p) - j->off, JSON_STRING, escaped});
+    j->hits = 0;
+}
+
 static const char *string(struct json *j, const char *p, const char *end) {
     const char *from = p;
     if (j->state == ESCAPE) {
@@ -244,31 +261,24 @@ static const char *string(struct json *j, const char *p, const char *end) {
         j->state = STRING;
     }
     p = json_scan_text(j->scan, p, end, &j->seen);
-    struct str text = {from, (size_t)(p - from)};
-    if (j->keep && (p == end || j->kept)) { /* in pieces: its beginning is gone when the next comes */
-        size_t room = sizeof j->raw - j->kept, n = text.len < room ? text.len : room;
-        memcpy(j->raw + j->kept, from, n);
-        j->kept = (uint16_t)(j->kept + n);
-        text = (struct str){j->raw, j->kept};
+    if (j->keep) {
+        struct str text = {from, (size_t)(p - from)};
+        if (p == end || j->kept) text = keep_piece(j, text);
+        if (p < end && *p == '"') text_done(j, text);
     }
     if (p == end) {
         if (j->seen & JSON_SCAN_OPEN) j->state = ESCAPE;
         return p;
     }
     if (*p != '"') return bad(j, p, INVALID "a control byte in a string must be written as an escape, such as \\n or \\u001f.");
-    if (j->keep) text_done(j, text);
+    p++;
     if (j->in_key) {
-        bool colon = end - p > 1 && p[1] == ':'; /* mostly it follows at once */
-        j->state = colon ? VALUE : COLON;
-        return p + 1 + colon;
+        j->state = p < end && *p == ':' ? VALUE : COLON; /* mostly it follows at once */
+        return p + (j->state == VALUE);
     }
     j->state = NEXT;
-    if (j->hits) {
-        bool escaped = j->seen & JSON_SCAN_ESCAPED;
-        note(j, j->hits, (struct json_value){j->off, offset(j, p) - j->off, JSON_STRING, escaped});
-        j->hits = 0;
-    }
-    return p + 1;
+    if (j->hits) note_string(j, p - 1);
+    return p;
 }
 
 /* p is behind the quote. */

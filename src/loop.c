@@ -34,6 +34,7 @@ static struct list tasks = {&tasks, &tasks};
 static struct grave *graves;
 static size_t ngraves, grave_room;
 static struct loop_stats stats;
+static int64_t woke_us; /* of the turn that runs */
 
 const char *loop_open(void) {
     assert(epfd < 0);
@@ -139,7 +140,7 @@ static void count_turn(int64_t us) {
 void loop_turn(int max_wait_ms) {
     struct epoll_event events[EVENTS];
     int n = epoll_wait(epfd, events, EVENTS, wait_ms(max_wait_ms));
-    int64_t woke = clock_now_us();
+    woke_us = clock_now_us();
     clock_update();
     assert(n >= 0 || errno == EINTR);
     for (int i = 0; i < n; i++)
@@ -148,7 +149,11 @@ void loop_turn(int max_wait_ms) {
     run_ready();
     run_tasks();
     release_graves();
-    count_turn(clock_now_us() - woke);
+    count_turn(clock_now_us() - woke_us);
+}
+
+bool loop_late(void) {
+    return clock_now_us() - woke_us > LOOP_LATE_US;
 }
 
 void loop_run(void) {

@@ -113,11 +113,12 @@ static struct node *read_alias(struct reader *r) {
 }
 
 static void append(struct node *n, struct node *key, struct node *item) {
-    n->items = must_realloc(n->items, (n->count + 1) * sizeof(struct node *));
-    if (n->kind == NODE_MAP) {
-        n->keys = must_realloc(n->keys, (n->count + 1) * sizeof(struct node *));
-        n->keys[n->count] = key;
+    if (!(n->count & (n->count - 1))) { /* 0 or a power of two: full */
+        size_t room = n->count ? 2 * n->count : 1;
+        n->items = must_realloc(n->items, room * sizeof(struct node *));
+        if (n->kind == NODE_MAP) n->keys = must_realloc(n->keys, room * sizeof(struct node *));
     }
+    if (n->keys) n->keys[n->count] = key;
     n->items[n->count++] = item;
 }
 

@@ -6,11 +6,7 @@
 
 #include <assert.h>
 
-static bool is_type(const struct http_head *in, struct str type) {
-    struct str value;
-    str_cut(http_get(in, FIELD_CONTENT_TYPE), ';', &value);
-    return str_ieq(str_trim(value), type);
-}
+#include "usage.h"
 
 static enum head_framing framing_for(const struct http_head *in, bool client_10, bool client_head) {
     if (in->bodyless || client_head) return FRAMING_NONE;
@@ -22,8 +18,8 @@ void relay_begin(struct relay *r, const struct http_head *in, struct head_relay 
     assert(!r->begun);
     r->begun = true;
     r->framing = (uint8_t)framing_for(in, client_10, client_head);
-    if (is_type(in, STR("text/event-stream"))) r->stream = STREAM_SSE;
-    if (is_type(in, STR("application/x-ndjson")) || is_type(in, STR("application/jsonl"))) r->stream = STREAM_NDJSON;
+    enum usage_kind kind = usage_kind(http_get(in, FIELD_CONTENT_TYPE));
+    r->stream = kind == USAGE_SSE ? STREAM_SSE : kind == USAGE_NDJSON ? STREAM_NDJSON : STREAM_NONE;
     r->newlines = 2;
     how->framing = (enum head_framing)r->framing;
     how->length = in->length;

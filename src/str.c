@@ -11,6 +11,7 @@
 
 bool str_ieq(struct str a, struct str b) {
     if (a.len != b.len) return false;
+    if (str_eq(a, b)) return true; /* mostly it is written as everybody does */
     for (size_t i = 0; i < a.len; i++) {
         unsigned char x = (unsigned char)a.ptr[i], y = (unsigned char)b.ptr[i];
         if (x >= 'A' && x <= 'Z') x |= 0x20; /* not tolower(): no locale may change what a header name is */

@@ -449,9 +449,9 @@ static void got_head(void *user, const struct http_head *h) {
     if (t->upstream->sent_all) drop_request(t);
 }
 
-static void read_usage(struct txn *t, const struct iovec *spans, int n) {
+static void read_usage(struct txn *t, const struct iovec *spans, int n, bool ended) {
     for (int i = 0; i < n; i++)
-        usage_feed(&t->usage, spans[i].iov_base, spans[i].iov_len);
+        (ended && i == n - 1 ? usage_last : usage_feed)(&t->usage, spans[i].iov_base, spans[i].iov_len);
     if (t->usage.first_token && t->first_token_ms < 0) t->first_token_ms = (int32_t)(clock_ms() - t->started);
 }
 
@@ -488,7 +488,7 @@ static void got_body(void *user, const struct iovec *spans, int n, bool ended) {
     }
     if (t->client) {
         relay_body(&t->relay, t->client, spans, n, ended); /* a failed write is found by the client's own next step */
-        if (t->usage.kind != USAGE_OFF) read_usage(t, spans, n);
+        if (t->usage.kind != USAGE_OFF) read_usage(t, spans, n, ended);
     }
     if (t->forward.line.mem && t->upstream->sent_all) drop_request(t);
     if (!ended) return;

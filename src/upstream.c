@@ -20,8 +20,10 @@
 #define READ_SHIFT_LEAST  14 /* 16 KiB */
 #define READ_SHIFT_MOST   18 /* CONN_SCRATCH */
 #define HEAD_MAX          ((size_t)64 << 10)
+#define SEND_BYTES        CONN_SCRATCH /* of a request in one turn */
 #define INFORMATIONAL_MAX 16
-#define SPLICE_SHIFT      16                   /* from reads of 64 KiB on, which only a client that keeps up gets */
+#define BULK_SHIFT        16                   /* from reads of 64 KiB on, which only a client that keeps up gets ... */
+#define SPLICE_SHIFT      BULK_SHIFT           /* ... the kernel may move the bytes */
 #define SPLICE_LEAST      ((uint64_t)32 << 10) /* below it copying is cheaper than the pipe's two system calls */
 #define ADDRESS_LEAST_MS  200                  /* of the connect timeout, for one of several addresses */
 
@@ -150,18 +152,34 @@ unsigned upstream_count(void) {
 
 /* ---- request ---- */
 
+/* Cuts the pieces where a turn's share of a long body ends. The bytes that are left of them. */
+static size_t turns_share(struct iovec *iov, int *n) {
+    size_t want = 0;
+    for (int i = 0; i < *n; i++) {
+        if (want + iov[i].iov_len >= SEND_BYTES) {
+            iov[i].iov_len = SEND_BYTES - want;
+            *n = i + 1;
+            return SEND_BYTES;
+        }
+        want += iov[i].iov_len;
+    }
+    return want;
+}
+
 static void send_more(struct upstream *u) {
     while (!u->sent_all && !u->failed_send && conn_writable(&u->conn)) {
         struct iovec iov[CONN_IOV_MAX];
         size_t sent = 0;
-        int n = u->api->pieces(u->user, u->sent, iov, CONN_IOV_MAX);
+        if (u->sent >= SEND_BYTES && loop_late()) { /* others have a turn */
+            loop_ready(&u->conn.io);
+            return;
+        }
+        int n = u->api->pieces(u->user, u->sent, iov, CONN_IOV_MAX), all = n;
         if (n == 0) {
             u->sent_all = true;
             break;
         }
-        size_t want = 0;
-        for (int i = 0; i < n; i++)
-            want += iov[i].iov_len;
+        size_t want = turns_share(iov, &n);
         enum io r = conn_send(&u->conn, iov, n, &sent);
         u->sent += sent;
         if (r == IO_FAIL) {
@@ -169,8 +187,8 @@ static void send_more(struct upstream *u) {
             u->conn.io.bits |= LOOP_READABLE | LOOP_HUP; /* what it said before it hung up is read first */
         }
         if (r != IO_OK) return;
-        if (n < CONN_IOV_MAX) u->sent_all = true;
-        if (!u->sent_all && want >= CONN_SCRATCH) { /* others have a turn */
+        if (want < SEND_BYTES && all < CONN_IOV_MAX) u->sent_all = true;
+        if (!u->sent_all && want == SEND_BYTES) {
             loop_ready(&u->conn.io);
             return;
         }
@@ -309,6 +327,10 @@ static void read_more(struct upstream *u) {
     bool more = true;
     while (more && (conn_readable(&u->conn) || (u->got_head && conn_in(&u->conn).len))) {
         if (u->got_head && !u->api->wants(u->user)) break;
+        if (u->read_shift >= BULK_SHIFT && loop_late()) { /* others have a turn */
+            loop_ready(&u->conn.io);
+            break;
+        }
         if (pass_on(u, &more)) {
             if (u->state != UPSTREAM_EXCHANGE) return;
             continue;

@@ -27,12 +27,15 @@ enum usage_kind usage_kind(struct str content_type) {
     struct str type;
     str_cut(content_type, ';', &type);
     type = str_trim(type);
-    if (str_ieq(type, STR("text/event-stream"))) return USAGE_SSE;
-    if (str_ieq(type, STR("application/json"))) return USAGE_JSON;
-    if (str_ieq(type, STR("application/x-ndjson")) || str_ieq(type, STR("application/ndjson")) ||
-        str_ieq(type, STR("application/jsonl")))
-        return USAGE_NDJSON;
-    return USAGE_OFF;
+    switch (type.len) { /* most are of a length that says it all */
+    case 16: return str_ieq(type, STR("application/json")) ? USAGE_JSON : USAGE_OFF;
+    case 17:
+        if (str_ieq(type, STR("text/event-stream"))) return USAGE_SSE;
+        return str_ieq(type, STR("application/jsonl")) ? USAGE_NDJSON : USAGE_OFF;
+    case 18: return str_ieq(type, STR("application/ndjson")) ? USAGE_NDJSON : USAGE_OFF;
+    case 20: return str_ieq(type, STR("application/x-ndjson")) ? USAGE_NDJSON : USAGE_OFF;
+    default: return USAGE_OFF;
+    }
 }
 
 /* ---- what a parsed record tells ---- */
@@ -109,32 +112,30 @@ enum count {
     NOWHERE
 };
 
-static const struct {
+static const struct named_count {
     struct str name;
-    uint8_t in, is;
-} names[] = {
-    {{"usage", 5}, ROOT, USAGE},
-    {{"usage", 5}, INNER, USAGE},
-    {{"response", 8}, ROOT, INNER},
-    {{"message", 7}, ROOT, INNER},
-    {{"prompt_tokens", 13}, USAGE, PROMPT},
-    {{"completion_tokens", 17}, USAGE, COMPLETION},
-    {{"prompt_tokens_details", 21}, USAGE, DETAILS},
-    {{"input_tokens", 12}, USAGE, INPUT},
-    {{"output_tokens", 13}, USAGE, OUTPUT},
-    {{"input_tokens_details", 20}, USAGE, DETAILS},
-    {{"cache_read_input_tokens", 23}, USAGE, CACHE_READ},
-    {{"cache_creation_input_tokens", 27}, USAGE, CACHE_MADE},
-    {{"cached_tokens", 13}, DETAILS, CACHED},
-    {{"timings", 7}, ROOT, TIMINGS},
-    {{"cache_n", 7}, TIMINGS, CACHE_N},
-    {{"prompt_n", 8}, TIMINGS, PROMPT_N},
-    {{"predicted_n", 11}, TIMINGS, PREDICTED_N},
-    {{"tokens_evaluated", 16}, ROOT, EVALUATED},
-    {{"tokens_cached", 13}, ROOT, IN_SLOT},
-    {{"tokens_predicted", 16}, ROOT, PREDICTED},
-    {{"prompt_eval_count", 17}, ROOT, PROMPT_EVAL},
-    {{"eval_count", 10}, ROOT, EVAL},
+    enum count is;
+} names[][11] = {
+    [ROOT - ROOT] = {{{"usage", 5}, USAGE},
+                     {{"response", 8}, INNER},
+                     {{"message", 7}, INNER},
+                     {{"timings", 7}, TIMINGS},
+                     {{"tokens_evaluated", 16}, EVALUATED},
+                     {{"tokens_cached", 13}, IN_SLOT},
+                     {{"tokens_predicted", 16}, PREDICTED},
+                     {{"prompt_eval_count", 17}, PROMPT_EVAL},
+                     {{"eval_count", 10}, EVAL}},
+    [INNER - ROOT] = {{{"usage", 5}, USAGE}},
+    [USAGE - ROOT] = {{{"prompt_tokens", 13}, PROMPT},
+                      {{"completion_tokens", 17}, COMPLETION},
+                      {{"prompt_tokens_details", 21}, DETAILS},
+                      {{"input_tokens", 12}, INPUT},
+                      {{"output_tokens", 13}, OUTPUT},
+                      {{"input_tokens_details", 20}, DETAILS},
+                      {{"cache_read_input_tokens", 23}, CACHE_READ},
+                      {{"cache_creation_input_tokens", 27}, CACHE_MADE}},
+    [DETAILS - ROOT] = {{{"cached_tokens", 13}, CACHED}},
+    [TIMINGS - ROOT] = {{{"cache_n", 7}, CACHE_N}, {{"prompt_n", 8}, PROMPT_N}, {{"predicted_n", 11}, PREDICTED_N}},
 };
 
 /* A record as it is read: cJSON's tree would cost ten times what the rest of a small answer does. */
@@ -236,9 +237,9 @@ static bool read_array(struct reader *r, unsigned depth) {
 }
 
 static enum count named(struct str name, enum count in) {
-    for (size_t i = 0; in != NOWHERE && i < sizeof names / sizeof *names; i++)
-        if (names[i].in == in && name.len == names[i].name.len && memcmp(name.ptr, names[i].name.ptr, name.len) == 0)
-            return (enum count)names[i].is;
+    if (in == NOWHERE) return NOWHERE;
+    for (const struct named_count *n = names[in - ROOT]; n->name.len; n++)
+        if (name.len == n->name.len && memcmp(name.ptr, n->name.ptr, name.len) == 0) return (enum count)n->is;
     return NOWHERE;
 }
 
@@ -322,8 +323,9 @@ static const char *find_string(struct str s) {
     return NULL;
 }
 
+/* With that bit '[' is '{' and ']' is '}'. */
 static int step(char c) {
-    return (c == '{' || c == '[') - (c == '}' || c == ']');
+    return ((c | 0x20) == '{') - ((c | 0x20) == '}');
 }
 
 /* How many levels are open at p, if the text is whole at its end: those that are closed behind it. 0: it is not. */
@@ -475,20 +477,21 @@ static void read_cut_tail(struct usage *u) {
 }
 
 /* Of a whole body: servers tell the counts last, so its last bytes are looked at first, and mostly that is all. */
-static bool read_near_end(struct usage *u) {
-    if (u->kind != USAGE_JSON || u->cut || u->tail_len <= NEAR_END) return false;
+static bool read_near_end(struct usage *u, struct str record) {
+    if (u->kind != USAGE_JSON || record.len <= NEAR_END) return false;
     u->cut = true;
-    read_record(u, (struct str){u->tail + u->tail_len - NEAR_END, NEAR_END});
+    read_record(u, (struct str){record.ptr + record.len - NEAR_END, NEAR_END});
     u->cut = false;
     return u->counts.prompt >= 0 && u->counts.completion >= 0;
 }
 
 static void read_kept(struct usage *u) {
-    if (u->tail && !u->lost && !read_near_end(u)) {
+    if (u->tail && !u->lost) {
+        struct str record = {u->tail, u->tail_len};
         if (u->cut)
             read_cut_tail(u);
-        else
-            read_record(u, (struct str){u->tail, u->tail_len});
+        else if (!read_near_end(u, record))
+            read_record(u, record);
     }
     drop_tail(u);
 }
@@ -532,6 +535,16 @@ void usage_feed(struct usage *u, const char *data, size_t len) {
         }
         data += piece.len;
     }
+}
+
+void usage_last(struct usage *u, const char *data, size_t len) {
+    struct str body = {data, len};
+    if (u->kind != USAGE_JSON || u->tail || u->lost) {
+        usage_feed(u, data, len);
+        return;
+    }
+    if (!read_near_end(u, body)) read_in_place(u, body);
+    u->kind = USAGE_OFF;
 }
 
 void usage_end(struct usage *u) {

@@ -13,11 +13,13 @@ import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 import peers
 from peers import BUILD, ROOT, Peer, is_there
@@ -149,6 +151,25 @@ class Lab:
         return {"streams": count, "base": base, "value": (held - base) / count, "errors": 0}
 
 
+def turns_of(peer):
+    """Of a running router: the loop's turns by their length, as {upper bound in s: how many were no longer}."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{peer.port}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    return {float(b): int(float(n)) for b, n in re.findall(r'^router_loop_busy_seconds_bucket{le="([^"]+)"} (\S+)', text, re.M)}
+
+
+def long_turns(before, after):
+    """In words: how long the turns of a run were."""
+    counts = {b: n - before.get(b, 0) for b, n in sorted(after.items())}
+    total = max(counts.values(), default=0)
+    if not total:
+        return ""
+    within = {q: next(b for b, n in counts.items() if n >= total * q) for q in (0.999, 1)}
+    longer = total - next((n for b, n in reversed(counts.items()) if b <= 0.0021), 0)
+    return (f"loop turns: 99.9 % within {within[0.999] * 1e3:.2f} ms, all within {within[1] * 1e3:.1f} ms, "
+            f"{longer} of {total:,} above 2 ms")
+
+
 def value_of(row, result):
     """us of CPU a request or event (of an upload, ms of all that ran beside it); None where there is none."""
     if "value" in result or "failed" in result:
@@ -173,7 +194,11 @@ def run_row(lab, row):
         for n in range(rounds):
             say(f"bench: {row.name}: round {n + 1} of {rounds}")
             for w in who:
+                watched = row.unit == "upload" and w == "router"
+                before = turns_of(running[w]) if watched else {}
                 result = lab.load(running[w], row.load) if running else lab.memory(w, row)
+                if watched:
+                    result["turns"] = long_turns(before, turns_of(running[w]))
                 if "failed" in result:
                     say(f"bench: {row.name}: {w}: {result['failed']}")
                 found[w].append(result)
@@ -227,6 +252,7 @@ def lines_of(row, found):
         waited = [r["waited"] / r["seconds"] for r in results if "waited" in r and r["cpu"]]
         if waited and statistics.median(waited) > 0.1:
             goal += f" disturbed: its core was taken {statistics.median(waited) * 100:.0f} % of the time"
+        goal += "".join(r["turns"] for r in results[-1:] if "turns" in r)
         bad = sum(r.get("errors", 0) for r in results) + sum("failed" in r for r in results)
         goal += f" {bad} errors" if bad else ""
         out.append([w, f"{number(middle)} {unit}" if values else "", noise, number(to_floor, 2), number(to_this, 2), *times_of(row, results), goal.strip()])

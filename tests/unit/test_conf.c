@@ -300,6 +300,18 @@ static void endpoints_are_urls(void **state) {
           "12:9 endpoints: has an IPv6 address without brackets: write [::1]:8080\n");
 }
 
+static void a_name_may_stand_for_many(void **state) {
+    (void)state;
+    struct conf *c = sound("pools: [{name: p, models: [m], endpoints: [{url: 'http://h:1', expand: dns}, {url: 'http://h:2', "
+                           "expand: none}, 'http://h:3']}]\n");
+    assert_true(c->pools[0].endpoints[0].expand);
+    assert_false(c->pools[0].endpoints[1].expand || c->pools[0].endpoints[2].expand);
+    conf_free(c);
+    finds("pools: [{name: p, models: [m], endpoints: [{url: 'unix:/s', expand: dns}]}]\n",
+          "1:49 expand: a unix socket has no name with addresses\n");
+    finds("pools: [{name: p, models: [m], endpoints: [{url: 'http://h', expand: yes}]}]\n", "1:70 expand: must be none or dns\n");
+}
+
 static void an_endpoint_twice_in_a_pool_counts_once(void **state) {
     static const char text[] =
         "pools:\n  - name: p\n    models: [m]\n    endpoints: ['http://a:1', {url: 'http://B:2/v1/', weight: 5, api_key: k},\n"
@@ -538,6 +550,7 @@ int main(void) {
         cmocka_unit_test(fallbacks),
         cmocka_unit_test(a_row_of_fallbacks_is_as_long_as_a_request_may_go),
         cmocka_unit_test(endpoints_are_urls),
+        cmocka_unit_test(a_name_may_stand_for_many),
         cmocka_unit_test(an_endpoint_twice_in_a_pool_counts_once),
         cmocka_unit_test(an_endpoint_is_the_same_in_all_pools),
         cmocka_unit_test(the_number_of_sources_is_bounded),

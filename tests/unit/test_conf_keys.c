@@ -301,7 +301,7 @@ static void unknown_keys(void **state) {
     finds(CONF_TOP, "max_bdy: 1m", "1 max_bdy: unknown key 'max_bdy', did you mean 'max_body'?\n");
     finds(CONF_POOL, "health: {intervall: 1s}", "10 health.intervall: unknown key 'intervall', did you mean 'interval'?\n");
     finds(CONF_POOL, "modles: [m]", "1 modles: unknown key 'modles', did you mean 'models'?\n");
-    finds(CONF_ENDPOINT, "{expand: dns}", "2 expand: unknown key 'expand': the nearest known one is 'url'\n");
+    finds(CONF_ENDPOINT, "{expend: dns}", "2 expend: unknown key 'expend', did you mean 'expand'?\n");
     finds(CONF_TOP, "retries: 1", "1 retries: unknown key here: 'retries' belongs in defaults or in a pool\n");
     finds(CONF_TOP, "api_key: x", "1 api_key: unknown key 'api_key', did you mean 'api_keys'?\n");
     finds(CONF_POOL, "rise: 1", "1 rise: unknown key here: 'rise' belongs in health\n");

@@ -85,7 +85,7 @@ static unsigned addrs(struct sock_addr *to, const char *list) {
 }
 
 static bool merged(const char *known, const char *answered, const char *wanted, uint8_t moved[RESOLVE_ADDRS_MAX]) {
-    struct sock_addr list[RESOLVE_ADDRS_MAX], got[40], want[RESOLVE_ADDRS_MAX];
+    struct sock_addr list[RESOLVE_ADDRS_MAX], got[RESOLVE_ADDRS_MAX + 24], want[RESOLVE_ADDRS_MAX];
     unsigned n = addrs(list, known), nwant = addrs(want, wanted);
     bool another = resolve_merge(list, &n, got, addrs(got, answered), moved);
     char a[SOCK_TEXT], b[SOCK_TEXT];
@@ -114,23 +114,27 @@ static void an_order_is_steady(void **state) {
     assert_false(merged("::1 127.0.0.1", "127.0.0.1 ::1", "::1 127.0.0.1", moved));
 }
 
-static void at_most_sixteen(void **state) {
+/* "10.0.0.FROM … 10.0.0.TO" behind `front`, in dst. */
+static const char *run_of(char dst[2048], const char *front, unsigned from, unsigned to) {
+    size_t n = (size_t)snprintf(dst, 2048, "%s", front);
+    for (unsigned i = from; i <= to; i++)
+        n += (size_t)snprintf(dst + n, 2048 - n, "%s10.0.0.%u", n ? " " : "", i);
+    return dst;
+}
+
+static void no_more_than_there_is_room_for(void **state) {
     uint8_t moved[RESOLVE_ADDRS_MAX];
-    const char *first =
-        "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5 10.0.0.6 10.0.0.7 10.0.0.8 10.0.0.9 10.0.0.10 10.0.0.11 10.0.0.12 "
-        "10.0.0.13 10.0.0.14 10.0.0.15 10.0.0.16";
-    char more[512], turned[512];
+    enum { MOST = RESOLVE_ADDRS_MAX };
+    static char first[2048], more[2048], turned[2048], wanted[2048];
     (void)state;
-    snprintf(more, sizeof more, "%s 10.0.0.17 10.0.0.18", first);
-    snprintf(turned, sizeof turned, "10.0.0.17 10.0.0.18 %s", first);
+    run_of(first, "", 1, MOST);
+    run_of(more, "", 1, MOST + 2);
+    run_of(turned, "10.0.0.201 10.0.0.202", 1, MOST);
     assert_true(merged("", first, first, moved));
     assert_true(merged("", more, first, moved));
     assert_false(merged(first, turned, first, moved)); /* a full list lets nobody in while all of it is still there */
-    assert_int_equal(moved[15], 15);
-    assert_true(merged("10.0.0.1", turned,
-                       "10.0.0.1 10.0.0.17 10.0.0.18 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5 10.0.0.6 10.0.0.7 10.0.0.8 "
-                       "10.0.0.9 10.0.0.10 10.0.0.11 10.0.0.12 10.0.0.13 10.0.0.14",
-                       moved));
+    assert_int_equal(moved[MOST - 1], MOST - 1);
+    assert_true(merged("10.0.0.1", turned, run_of(wanted, "10.0.0.1 10.0.0.201 10.0.0.202", 2, MOST - 2), moved));
 }
 
 static void ttls_are_clamped(void **state) {
@@ -577,7 +581,7 @@ static int close_all(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_order_is_steady),
-        cmocka_unit_test(at_most_sixteen),
+        cmocka_unit_test(no_more_than_there_is_room_for),
         cmocka_unit_test(ttls_are_clamped),
         TEST(addresses_need_nobody),
         TEST(hosts_file),
