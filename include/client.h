@@ -34,25 +34,21 @@ struct client_user {
     void (*gone)(struct client *c, enum why why); /* the connection is lost: forget it. It is closed after the call */
 };
 
+struct client_reading; /* what is needed only while a request arrives */
 struct client {
     struct list link; /* all clients of a state class: idle ones in one list, the longest idle first; others in another */
     struct conn conn;
-    struct http http;
     struct timer timer;
     const struct client_user *api;
     void *user;
-    struct body *store;         /* where the body goes, from client_accept on */
-    struct http_head *own_head; /* while a head is half read */
-    struct sock_addr *peer;     /* malloc'ed to its length; NULL for a unix socket */
-    int64_t body_start;         /* clock_ms, for body_min_rate */
-    uint64_t body_seen;         /* body bytes received of the current request */
-    uint64_t body_max;
-    uint32_t head_used; /* bytes of the head that user->head looks at */
-    uint32_t lingered;  /* bytes thrown away while lingering */
-    uint8_t state;      /* enum client_state; client_set alone writes it */
-    bool admin;         /* came by admin_listen */
-    bool close_after;   /* no further request after this one */
-    bool expects;       /* waits for 100 Continue before it sends its body */
+    struct client_reading *reading; /* NULL between requests, and once the whole of one is here */
+    struct sock_addr *peer;         /* malloc'ed to its length; NULL for a unix socket */
+    int64_t linger_start;           /* clock_ms */
+    uint32_t head_used;             /* bytes of the head that user->head looks at */
+    uint32_t lingered;              /* bytes thrown away while lingering */
+    uint8_t state;                  /* enum client_state; client_set alone writes it */
+    bool admin;                     /* came by admin_listen */
+    bool close_after;               /* no further request after this one */
     bool in_step;
 };
 

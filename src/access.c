@@ -144,88 +144,80 @@ void access_flush(void) {
 
 /* ---- lines ---- */
 
-static void put_text(struct buf *b, const char *key, struct str s) {
-    buf_puts(b, str_of(key));
-    if (!s.len) {
-        BUF_LIT(b, "null");
-        return;
-    }
-    buf_putc(b, '"');
-    buf_put_json(b, s, TEXT_MAX);
-    buf_putc(b, '"');
+/* A line in the making: {"key":value,...} or key=value ... */
+struct line {
+    struct buf *out;
+    bool json, begun;
+};
+
+static void put_key(struct line *l, struct str key) {
+    if (l->json) buf_puts(l->out, l->begun ? STR(",\"") : STR("{\""));
+    if (!l->json && l->begun) buf_putc(l->out, ' ');
+    l->begun = true;
+    buf_puts(l->out, key);
+    buf_puts(l->out, l->json ? STR("\":") : STR("="));
 }
 
-static void put_number(struct buf *b, const char *key, int64_t n) {
-    buf_puts(b, str_of(key));
-    if (n < 0)
-        BUF_LIT(b, "null");
-    else
-        buf_putu(b, (uint64_t)n);
-}
-
-static void format_json(struct buf *b, const struct access_record *r) {
-    char when[25];
-    clock_rfc3339(r->time_ms, when);
-    put_text(b, "{\"time\":", str_of(when));
-    put_text(b, ",\"request_id\":", r->request_id);
-    put_text(b, ",\"client\":", r->client);
-    put_text(b, ",\"method\":", r->method);
-    put_text(b, ",\"path\":", r->path);
-    put_text(b, ",\"model\":", r->model);
-    put_text(b, ",\"pool\":", r->pool);
-    put_text(b, ",\"endpoint\":", r->endpoint);
-    put_text(b, ",\"affinity\":", str_of(r->affinity));
-    put_number(b, ",\"tries\":", (int64_t)r->tries);
-    put_number(b, ",\"status\":", r->status ? r->status : -1);
-    put_number(b, ",\"received_bytes\":", (int64_t)r->received_bytes);
-    put_number(b, ",\"sent_bytes\":", (int64_t)r->sent_bytes);
-    put_number(b, ",\"queue_ms\":", r->queue_ms);
-    put_number(b, ",\"first_byte_ms\":", r->first_byte_ms);
-    put_number(b, ",\"first_token_ms\":", r->first_token_ms);
-    put_number(b, ",\"duration_ms\":", r->duration_ms);
-    put_number(b, ",\"prompt_tokens\":", r->prompt_tokens);
-    put_number(b, ",\"cached_tokens\":", r->cached_tokens);
-    put_number(b, ",\"completion_tokens\":", r->completion_tokens);
-    put_text(b, ",\"end\":", str_of(why_end_name(r->end)));
-    buf_putc(b, '}');
-}
-
-/* time client "METHOD path" status model pool endpoint affinity tries received sent first_byte duration end request_id */
-static void text_field(struct buf *b, struct str s) {
-    buf_putc(b, ' ');
-    if (!s.len) {
-        buf_putc(b, '-');
-        return;
-    }
-    for (size_t i = 0; i < s.len && i < TEXT_MAX; i++) {
+static bool plain(struct str s) {
+    for (size_t i = 0; i < s.len; i++) {
         unsigned char c = (unsigned char)s.ptr[i];
-        if (c <= 0x20 || c == '"' || c == '\\' || c >= 0x7f)
-            buf_printf(b, "\\x%02x", c);
-        else
-            buf_putc(b, (char)c);
+        if (c <= ' ' || c >= 0x7f || c == '"' || c == '\\' || c == '=') return false;
+    }
+    return !str_eq(s, STR("-"));
+}
+
+/* In text only what would be read wrongly stands in quotes, written as in JSON: nobody can forge a field or a line. */
+static void put_text(struct line *l, struct str key, struct str s) {
+    put_key(l, key);
+    if (!s.len) {
+        buf_puts(l->out, l->json ? STR("null") : STR("-"));
+    } else if (!l->json && s.len <= TEXT_MAX && plain(s)) {
+        buf_puts(l->out, s);
+    } else {
+        buf_putc(l->out, '"');
+        buf_put_json(l->out, s, TEXT_MAX);
+        buf_putc(l->out, '"');
     }
 }
 
-static void format_text(struct buf *b, const struct access_record *r) {
+static void put_number(struct line *l, struct str key, int64_t n) {
+    put_key(l, key);
+    if (n < 0)
+        buf_puts(l->out, l->json ? STR("null") : STR("-"));
+    else
+        buf_putu(l->out, (uint64_t)n);
+}
+
+static void format_line(struct line *l, const struct access_record *r) {
     char when[25];
     clock_rfc3339(r->time_ms, when);
-    buf_puts(b, str_of(when));
-    text_field(b, r->client);
-    text_field(b, r->method);
-    text_field(b, r->path);
-    buf_printf(b, " %d", r->status);
-    text_field(b, r->model);
-    text_field(b, r->pool);
-    text_field(b, r->endpoint);
-    text_field(b, str_of(r->affinity));
-    buf_printf(b, " %u %llu %llu %lld %lld %s", r->tries, (unsigned long long)r->received_bytes, (unsigned long long)r->sent_bytes,
-               (long long)r->first_byte_ms, (long long)r->duration_ms, why_end_name(r->end));
-    text_field(b, r->request_id);
+    put_text(l, STR("time"), (struct str){when, 24});
+    put_text(l, STR("request_id"), r->request_id);
+    put_text(l, STR("client"), r->client);
+    put_text(l, STR("method"), r->method);
+    put_text(l, STR("path"), r->path);
+    put_text(l, STR("model"), r->model);
+    put_text(l, STR("pool"), r->pool);
+    put_text(l, STR("endpoint"), r->endpoint);
+    put_text(l, STR("affinity"), str_of(r->affinity));
+    put_number(l, STR("tries"), (int64_t)r->tries);
+    put_number(l, STR("status"), r->status ? r->status : -1);
+    put_number(l, STR("received_bytes"), (int64_t)r->received_bytes);
+    put_number(l, STR("sent_bytes"), (int64_t)r->sent_bytes);
+    put_number(l, STR("queue_ms"), r->queue_ms);
+    put_number(l, STR("first_byte_ms"), r->first_byte_ms);
+    put_number(l, STR("first_token_ms"), r->first_token_ms);
+    put_number(l, STR("duration_ms"), r->duration_ms);
+    put_number(l, STR("prompt_tokens"), r->prompt_tokens);
+    put_number(l, STR("cached_tokens"), r->cached_tokens);
+    put_number(l, STR("completion_tokens"), r->completion_tokens);
+    put_text(l, STR("end"), str_of(why_end_name(r->end)));
+    if (l->json) buf_putc(l->out, '}');
 }
 
 void access_format(struct buf *out, const struct access_record *r, enum conf_access f) {
-    if (f == ACCESS_JSON) format_json(out, r);
-    if (f == ACCESS_TEXT) format_text(out, r);
+    struct line l = {out, f == ACCESS_JSON, false};
+    if (f != ACCESS_OFF) format_line(&l, r);
 }
 
 static void remember(const struct access_record *r) {
@@ -248,7 +240,7 @@ static void remember(const struct access_record *r) {
 void access_recent(struct buf *out) {
     for (unsigned i = 0; i < recent_count; i++) {
         if (i) buf_putc(out, ',');
-        format_json(out, &recent[(recent_next + ACCESS_RECENT - 1 - i) % ACCESS_RECENT].record);
+        access_format(out, &recent[(recent_next + ACCESS_RECENT - 1 - i) % ACCESS_RECENT].record, ACCESS_JSON);
     }
 }
 

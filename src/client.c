@@ -26,11 +26,23 @@
 #define LINGER_STEP    ((uint32_t)1 << 20) /* bytes that count as not quiet */
 #define LINGER_MOST_MS 30000
 
+/* A request as it arrives. A stream that runs for minutes does without it. */
+struct client_reading {
+    struct http http;
+    struct http_head *own_head; /* while a head is half read */
+    struct body *store;         /* where the body goes, from client_accept on */
+    int64_t body_start;         /* clock_ms, for body_min_rate */
+    uint64_t body_seen;         /* body bytes received */
+    uint64_t body_max;
+    bool expects; /* it waits for 100 Continue before it sends its body */
+};
+
 static struct list idle_list = {&idle_list, &idle_list};
 static struct list busy_list = {&busy_list, &busy_list};
 static unsigned count;
 static bool draining;
 static struct slab slab = {.size = sizeof(struct client), .clear = sizeof(struct client)};
+static struct slab readings = {.size = sizeof(struct client_reading)};
 static struct slab heads = {.size = sizeof(struct http_head)};
 static struct http_head shared_head; /* a head is parsed here; only a half-read one gets its own */
 static struct iovec shared_spans[HTTP_SPANS_MAX];
@@ -64,16 +76,23 @@ static void client_set(struct client *c, enum client_state state) {
     case CLIENT_DISCARD: timer_set(&c->timer, deadline(conf()->body_timeout)); break;
     case CLIENT_BUSY: timer_set(&c->timer, client_owes(c) ? deadline(conf()->send_timeout) : TIMER_NEVER); break;
     case CLIENT_LINGER:
-        c->body_start = clock_ms();
+        c->linger_start = clock_ms();
         timer_set(&c->timer, deadline(LINGER_MS));
         break;
     case CLIENT_CLOSED: timer_drop(&c->timer); break;
     }
 }
 
-static void drop_own_head(struct client *c) {
-    if (c->own_head) slab_put(&heads, c->own_head);
-    c->own_head = NULL;
+static void drop_own_head(struct client_reading *r) {
+    if (r->own_head) slab_put(&heads, r->own_head);
+    r->own_head = NULL;
+}
+
+static void drop_reading(struct client *c) {
+    if (!c->reading) return;
+    drop_own_head(c->reading);
+    slab_put(&readings, c->reading);
+    c->reading = NULL;
 }
 
 static void release(void *ptr) {
@@ -84,7 +103,7 @@ void client_close(struct client *c) {
     if (c->state == CLIENT_CLOSED) return;
     client_set(c, CLIENT_CLOSED);
     conn_close(&c->conn);
-    drop_own_head(c);
+    drop_reading(c);
     free(c->peer);
     c->peer = NULL;
     if (!c->admin) count--;
@@ -102,12 +121,19 @@ static void lost(struct client *c, enum why why) {
 
 /* ---- reading ---- */
 
-static void next_message(struct client *c) {
-    http_init(&c->http, MESSAGE_REQUEST, &shared_head, shared_spans);
-    c->store = NULL;
-    c->body_seen = 0;
-    c->body_max = conf()->max_body;
-    c->expects = false;
+static void message_begins(struct client *c) {
+    struct client_reading *r = c->reading = slab_get(&readings);
+    http_init(&r->http, MESSAGE_REQUEST, &shared_head, shared_spans);
+    r->own_head = NULL;
+    r->store = NULL;
+    r->body_seen = 0;
+    r->body_max = conf()->max_body;
+    r->expects = false;
+}
+
+/* Nothing of the request is still to come. */
+static bool is_whole(const struct client *c) {
+    return !c->reading || c->reading->http.ended;
 }
 
 static void refuse(struct client *c, enum why why, const char *text) {
@@ -122,11 +148,11 @@ void client_refuse(struct client *c, enum why why) {
 }
 
 /* What is unread of a half-arrived head stays; the parser's view of it moves out of the shared place. */
-static void keep_half_head(struct client *c) {
-    if (c->own_head) return;
-    c->own_head = slab_get(&heads);
-    memcpy(c->own_head, &shared_head, sizeof shared_head);
-    c->http.head = c->own_head;
+static void keep_half_head(struct client_reading *r) {
+    if (r->own_head) return;
+    r->own_head = slab_get(&heads);
+    memcpy(r->own_head, &shared_head, sizeof shared_head);
+    r->http.head = r->own_head;
 }
 
 /* The head's bytes are needed while the user looks at it, and no longer than to its answer. */
@@ -134,28 +160,36 @@ static void head_over(struct client *c) {
     if (!c->head_used) return;
     conn_consume(&c->conn, c->head_used);
     c->head_used = 0;
-    drop_own_head(c);
-    c->http.head = NULL;
+    if (!c->reading) return;
+    drop_own_head(c->reading);
+    c->reading->http.head = NULL;
+}
+
+/* The whole request is here and stored. */
+static void request_whole(struct client *c) {
+    drop_reading(c);
+    c->api->request(c);
 }
 
 static void got_head(struct client *c, size_t used) {
-    const struct http_head *h = c->http.head;
+    const struct http_head *h = c->reading->http.head;
     c->head_used = (uint32_t)used;
     if (!h->keep_alive || draining) c->close_after = true;
-    c->expects = h->expect_continue && !c->http.ended;
+    c->reading->expects = h->expect_continue && !c->reading->http.ended;
     client_set(c, CLIENT_BUSY); /* unless the user accepts a body to come */
     c->api->head(c, h);
     if (c->state == CLIENT_CLOSED) return;
     head_over(c);
-    if (!c->store) return;
-    if (c->http.ended) {
-        c->api->request(c);
+    struct client_reading *r = c->reading;
+    if (!r || !r->store) return;
+    if (r->http.ended) {
+        request_whole(c);
         return;
     }
     client_set(c, CLIENT_BODY);
-    c->body_start = clock_ms();
-    bool ask = c->expects && !conn_in(&c->conn).len;
-    c->expects = false;
+    r->body_start = clock_ms();
+    bool ask = r->expects && !conn_in(&c->conn).len;
+    r->expects = false;
     if (ask) {
         static const char go[] = "HTTP/1.1 100 Continue\r\n\r\n";
         conn_write(&c->conn, &(struct iovec){(void *)(uintptr_t)go, sizeof go - 1}, 1);
@@ -166,35 +200,38 @@ static void got_head(struct client *c, size_t used) {
 static bool read_head(struct client *c) {
     size_t used = 0, limit = conf()->max_header;
     struct str in = conn_in(&c->conn);
-    if (!in.len || in.len <= c->http.seen) {
+    if (!in.len || (c->reading && in.len <= c->reading->http.seen)) {
         enum io r = conn_fill(&c->conn, HEAD_READ);
         if (r == IO_AGAIN) return false;
         if (r != IO_OK) return lost(c, WHY_CLIENT_GONE), false;
         in = conn_in(&c->conn);
     }
     if (c->state == CLIENT_IDLE) {
+        message_begins(c);
         c->user = c->api->begin(c);
         client_set(c, CLIENT_HEAD);
     }
-    enum http_event ev = http_feed(&c->http, in.ptr, in.len < limit ? in.len : limit, &used);
+    struct http *http = &c->reading->http;
+    enum http_event ev = http_feed(http, in.ptr, in.len < limit ? in.len : limit, &used);
     switch (ev) {
     case GOT_HEAD: got_head(c, used); return true;
     case GOT_MORE:
         if (in.len >= limit) return refuse(c, WHY_BIG_HEAD, NULL), true;
-        keep_half_head(c);
+        keep_half_head(c->reading);
         if (!conn_settle(&c->conn)) lost(c, WHY_CLIENT_GONE);
         return conn_readable(&c->conn);
-    default: refuse(c, (enum why)c->http.error, c->http.text); return true;
+    default: refuse(c, (enum why)http->error, http->text); return true;
     }
 }
 
 static enum why take_spans(struct client *c, bool in_place) {
-    for (int i = 0; i < c->http.nspans; i++) {
-        const struct iovec *v = &c->http.spans[i];
-        c->body_seen += v->iov_len;
-        if (c->body_seen > c->body_max) return WHY_BIG_BODY;
+    struct client_reading *r = c->reading;
+    for (int i = 0; i < r->http.nspans; i++) {
+        const struct iovec *v = &r->http.spans[i];
+        r->body_seen += v->iov_len;
+        if (r->body_seen > r->body_max) return WHY_BIG_BODY;
         if (c->state == CLIENT_DISCARD) continue;
-        bool kept = in_place ? body_commit(c->store, v->iov_len) : body_append(c->store, v->iov_base, v->iov_len, c->http.left);
+        bool kept = in_place ? body_commit(r->store, v->iov_len) : body_append(r->store, v->iov_base, v->iov_len, r->http.left);
         if (!kept) return WHY_NO_MEMORY;
         enum why why = c->api->body(c, v->iov_base, v->iov_len);
         if (why != WHY_NONE) return why;
@@ -213,38 +250,40 @@ static void body_went_wrong(struct client *c, enum why why) {
 
 static void body_ended(struct client *c) {
     if (c->state == CLIENT_DISCARD) {
+        drop_reading(c);
         client_set(c, CLIENT_IDLE);
-        next_message(c);
         return;
     }
     client_set(c, CLIENT_BUSY);
-    c->api->request(c);
+    request_whole(c);
 }
 
 /* Bytes that keep coming, but so few that the body would take for ever. */
-static bool too_slow(const struct client *c) {
-    int64_t spent = clock_ms() - c->body_start, grace = conf()->body_timeout;
-    return grace && conf()->body_min_rate && spent > grace && c->body_seen * 1000 < conf()->body_min_rate * (uint64_t)spent;
+static bool too_slow(const struct client_reading *r) {
+    int64_t spent = clock_ms() - r->body_start, grace = conf()->body_timeout;
+    return grace && conf()->body_min_rate && spent > grace && r->body_seen * 1000 < conf()->body_min_rate * (uint64_t)spent;
 }
 
 /* Where the length is known and nothing lies unread, the kernel copies straight into the body's block. */
 static enum io read_in_place(struct client *c, struct str *data) {
     size_t room, got;
-    char *to = body_room(c->store, c->http.left, &room);
+    uint64_t left = c->reading->http.left;
+    char *to = body_room(c->reading->store, left, &room);
     if (!to) return IO_FAIL;
-    enum io r = conn_read_into(&c->conn, to, room < c->http.left ? room : (size_t)c->http.left, &got);
+    enum io r = conn_read_into(&c->conn, to, room < left ? room : (size_t)left, &got);
     *data = (struct str){to, got};
     return r;
 }
 
 /* True: go on in this turn. */
 static bool read_body(struct client *c, size_t *turn) {
+    struct http *http = &c->reading->http;
     struct str in = conn_in(&c->conn);
-    if ((c->http.left > BULK_BYTES || *turn >= BULK_BYTES) && loop_late()) {
+    if ((http->left > BULK_BYTES || *turn >= BULK_BYTES) && loop_late()) {
         *turn = TURN_BYTES; /* others have a turn */
         return true;
     }
-    bool in_place = !in.len && c->http.left && c->state == CLIENT_BODY;
+    bool in_place = !in.len && http->left && c->state == CLIENT_BODY;
     if (!in.len) {
         enum io r = in_place ? read_in_place(c, &in) : conn_fill(&c->conn, CONN_SCRATCH / 4);
         if (r == IO_AGAIN) return false;
@@ -254,14 +293,14 @@ static bool read_body(struct client *c, size_t *turn) {
         timer_set(&c->timer, deadline(conf()->body_timeout));
     }
     size_t used = 0;
-    enum http_event ev = http_feed(&c->http, in.ptr, in.len, &used);
+    enum http_event ev = http_feed(http, in.ptr, in.len, &used);
     *turn += used;
     enum why why = ev == GOT_BODY ? take_spans(c, in_place) : WHY_NONE;
-    bool ended = ev == GOT_END || (ev == GOT_BODY && c->http.ended);
+    bool ended = ev == GOT_END || (ev == GOT_BODY && http->ended);
     if (!in_place) conn_consume(&c->conn, ev == GOT_BAD ? 0 : used);
     if (ev == GOT_BAD && c->state == CLIENT_DISCARD) return lost(c, WHY_CLIENT_GONE), false;
-    if (ev == GOT_BAD) return refuse(c, (enum why)c->http.error, c->http.text), true;
-    if (why == WHY_NONE && !ended && too_slow(c)) why = WHY_SLOW_BODY;
+    if (ev == GOT_BAD) return refuse(c, (enum why)http->error, http->text), true;
+    if (why == WHY_NONE && !ended && too_slow(c->reading)) why = WHY_SLOW_BODY;
     if (why != WHY_NONE)
         body_went_wrong(c, why);
     else if (ended)
@@ -291,7 +330,7 @@ static bool linger(struct client *c, size_t *turn) {
     conn_consume(&c->conn, n);
     *turn += n;
     c->lingered += (uint32_t)n;
-    if (c->lingered >= LINGER_STEP && clock_ms() - c->body_start < LINGER_MOST_MS) { /* still sending in earnest */
+    if (c->lingered >= LINGER_STEP && clock_ms() - c->linger_start < LINGER_MOST_MS) { /* still sending in earnest */
         c->lingered = 0;
         timer_set(&c->timer, deadline(LINGER_MS));
     }
@@ -348,8 +387,8 @@ static void step(struct client *c) {
 /* ---- the user's side ---- */
 
 void client_accept(struct client *c, struct body *store, uint64_t max) {
-    c->store = store;
-    c->body_max = max;
+    c->reading->store = store;
+    c->reading->body_max = max;
 }
 
 void client_passed(struct client *c, enum io r) {
@@ -373,7 +412,7 @@ void client_resume(struct client *c) {
 }
 
 bool client_closes(const struct client *c) {
-    return c->close_after || draining || (c->expects && !c->http.ended);
+    return c->close_after || draining || (!is_whole(c) && c->reading->expects);
 }
 
 void client_done(struct client *c, bool close) {
@@ -381,16 +420,16 @@ void client_done(struct client *c, bool close) {
     if (c->state == CLIENT_CLOSED) return;
     assert(c->state == CLIENT_BUSY && !client_owes(c));
     head_over(c);
-    bool whole = c->http.ended;
-    c->store = NULL;
     if (close || client_closes(c)) {
+        drop_reading(c);
         conn_shut(&c->conn);
         client_set(c, CLIENT_LINGER);
-    } else if (whole) {
-        next_message(c);
+    } else if (is_whole(c)) {
+        drop_reading(c);
         client_set(c, CLIENT_IDLE);
     } else {
-        c->body_start = clock_ms();
+        c->reading->store = NULL;
+        c->reading->body_start = clock_ms();
         client_set(c, CLIENT_DISCARD);
     }
     if (conn_in(&c->conn).len || conn_readable(&c->conn)) client_resume(c);
@@ -439,7 +478,6 @@ struct client *client_new(int fd, const struct sock_addr *peer, bool admin, cons
         memcpy(c->peer, peer, n);
     }
     timer_init(&c->timer, expired);
-    next_message(c);
     if (!admin) count++;
     client_set(c, CLIENT_IDLE);
     c->conn.io.bits |= LOOP_READABLE; /* the request is often here already: one read tells, and saves a wait */

@@ -95,6 +95,14 @@ static void join_queue(struct dispatch *d) {
     if (policy->queue_timeout) timer_set(&d->timer, d->queued_at + policy->queue_timeout);
 }
 
+/* Joins the queue of its pool; of the pool that the current configuration has for it, if that is another. */
+static void wait_for_slot(struct dispatch *d) {
+    join_queue(d);
+    if (!d->queued_at) return; /* refused */
+    d->api->refresh(d);
+    if (!d->pool) d->api->refused(d, WHY_NO_ENDPOINT);
+}
+
 void dispatch_move(struct dispatch *d, const struct pool *p) {
     int64_t since = d->queued_at, waited = d->queue_ms;
     d->stats = NULL; /* of a member of the world that goes */
@@ -135,7 +143,7 @@ void dispatch_start(struct dispatch *d, const struct pool *p) {
     if (!choose(d, p, &got)) {
         d->api->refused(d, WHY_NO_ENDPOINT);
     } else if (got.result == ROUTE_FULL || !list_empty(&d->pool->live->queue)) {
-        join_queue(d); /* also behind those who wait already: first come, first served */
+        wait_for_slot(d); /* also behind those who wait already: first come, first served */
         dispatch_wake();
     } else {
         take_slot(d, got);
@@ -160,7 +168,7 @@ bool dispatch_next(struct dispatch *d) {
     got = pick(d);
     if (got.result == ROUTE_NONE && !choose(d, d->pool->fallback, &got)) return false;
     if (got.result == ROUTE_FULL) {
-        join_queue(d);
+        wait_for_slot(d);
         return true;
     }
     take_slot(d, got);

@@ -256,6 +256,8 @@ void txn_error(struct txn *t, enum why why, struct str message, struct str extra
         .keep_alive_10 = t->client_10 && t->client_keep,
     };
     head_error(&out, &e);
+    const char *body = out.failed ? NULL : memmem(buf_ptr(&out), buf_len(&out), "\r\n\r\n", 4);
+    if (body) t->relay.body_sent = buf_len(&out) - (size_t)(body + 4 - buf_ptr(&out));
     t->status = (uint16_t)why_row(why)->status;
     send_reply(t, &out, why);
 }
@@ -394,11 +396,14 @@ static void refresh(struct dispatch *d) {
     struct world *old = t->world;
     t->world = world_ref(world_current());
     struct match m = world_match(t->world, t->notes.model);
+    const struct pool *to = m.pool;
+    for (const struct pool *p = m.pool; p; p = p->fallback)
+        if (p->live == d->pool->live) to = p; /* it waits in a fallback, and goes on to */
     t->entry = m.entry;
     t->sent_as = NULL;
     t->cors = cors_for(t->world->conf, str_of(t->cors));
     forward_no_swap(&t->forward);
-    dispatch_move(d, m.pool); /* enters that pool: an alias of its own, a key of its own */
+    dispatch_move(d, to); /* enters that pool: an alias of its own, a key of its own */
     world_unref(old);
 }
 

@@ -35,23 +35,23 @@ for suite in "$@"; do
             continue
         fi
         enter() { sh tests/root.sh enter "$root" "$@"; }
-        packages=make
+        packages="make"
         [ "$cc" = gcc ] || packages="make clang libclang-rt-dev"
-        # `make` is the one thing a newcomer must bring.
-        enter sh -c "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages" >"$log-apt.log" 2>&1
+        # git and make are what a newcomer must bring.
+        enter sh -c "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends git $packages" >"$log-apt.log" 2>&1
         echo "== $what: $(git rev-parse --short HEAD)"
-        # With clang the first build is ours: CC is what a user would set.
         step "$what: ROUTER_ONCE=1 make run" "$log-run.log" enter env ROUTER_ONCE=1 CC="$cc" make -C /router --no-print-directory run
         step "$what: the chat was streamed to its end" "$log-chat.log" grep 'Ask again as the same user' "$log-run.log"
         step "$what: no warning in the release build" "$log-warn.log" warnings "$log-run.log"
+        # shellcheck disable=SC2016 # expanded by dpkg-query
         enter sh -c 'cd /router && ./router -version; dpkg-query -W -f="\${Package} \${Version}\n" gcc clang libllhttp-dev node-llhttp libc-ares-dev 2>/dev/null'
         enter env CC="$cc" make -C /router --no-print-directory test >"$log-test.log" 2>&1
-        line=$(tail -n 1 "$log-test.log")
+        line=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$log-test.log" | tail -n 1) # make may say its own word after it
         echo "$what: make test: $line"
         ok=$(printf '%s\n' "$line" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1/p')
         bad=$(printf '%s\n' "$line" | sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\2/p')
         [ -n "$ok" ] || ok=0 bad=1
-        [ "$bad" = 0 ] || grep -E '^(FAILED|not ok|== .*[1-9][0-9]* failed|.*error:)' "$log-test.log" | head -n 40
+        [ "$bad" = 0 ] || grep -E '^(FAILED|ERROR|not ok|== .*[1-9][0-9]* failed$)' "$log-test.log" | head -n 60
         passed=$((passed + ok)) failed=$((failed + bad))
         cp "$root/router/build/asan/build.log" "$log-build.log" 2>/dev/null
         step "$what: no warning in the build of the tests" "$log-warn.log" warnings "$log-build.log"

@@ -308,7 +308,7 @@ static void a_name_may_stand_for_many(void **state) {
     assert_false(c->pools[0].endpoints[1].expand || c->pools[0].endpoints[2].expand);
     conf_free(c);
     finds("pools: [{name: p, models: [m], endpoints: [{url: 'unix:/s', expand: dns}]}]\n",
-          "1:49 expand: a unix socket has no name with addresses\n");
+          "1:50 expand: a unix socket has no name with addresses\n");
     finds("pools: [{name: p, models: [m], endpoints: [{url: 'http://h', expand: yes}]}]\n", "1:70 expand: must be none or dns\n");
 }
 
