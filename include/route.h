@@ -5,7 +5,7 @@
 #define ROUTE_H
 #include "world.h"
 
-#define ROUTE_TRIED_MAX 16 /* endpoints one request may have failed at: retries is at most this - 1 */
+#define ROUTE_TRIED_MAX (CONF_RETRIES_MAX + 1) /* endpoints one request may have failed at: retries is at most this - 1 */
 
 enum route_result {
     ROUTE_OK,

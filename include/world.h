@@ -47,7 +47,7 @@ struct pool {
     struct source_list identity, conversation;
 };
 
-#define WORLD_HEADERS_MAX 24
+#define WORLD_HEADERS_MAX CONF_SOURCES_MAX
 
 struct world {
     unsigned refs;

@@ -291,12 +291,25 @@ static int by_claim(const void *a, const void *b) {
     return d ? d : (x->order > y->order) - (x->order < y->order);
 }
 
-/* The same name a second time: an error where it is exact. A glob may stand in several pools (the first in file order has it),
+/* True if requests of pool `from` may come to pool `to` by way of fallbacks. */
+static bool leads_to(const struct conf *c, size_t from, size_t to) {
+    for (size_t n = 0; n <= CONF_CHAIN_MAX && c->pools[from].fallback; n++) {
+        from = c->pools[from].fallback_index;
+        if (from == to) return true;
+    }
+    return false;
+}
+
+/* The same name a second time: an error where it is exact, but along a chain of fallbacks, where the later pool says how it calls
+ * that model; requests for it begin at the first pool of the chain. A glob may stand in several pools (the first in file order has it),
  * which makes sense where the later one is somebody's fallback and looks like a slip everywhere else. */
 static void claimed_again(struct builder *b, const struct claim *first, const struct claim *again) {
     const char *owner = b->conf->pools[first->pool].name;
     const char *name = first->name.ptr;
     if (!owner) owner = "?";
+    bool chain =
+        first->pool != again->pool && (leads_to(b->conf, first->pool, again->pool) || leads_to(b->conf, again->pool, first->pool));
+    if (!first->glob && chain) return;
     if (!first->glob)
         findings_error(b->f, again->at, again->key, "'%s' is claimed twice: pool '%s' has it already (line %d)", name, owner,
                        first->at->line);

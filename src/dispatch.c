@@ -13,7 +13,7 @@
 #include "loop.h"
 #include "slab.h"
 
-#define VISITED_MAX 32 /* pools in one chain of fallbacks; conf refuses circles */
+#define VISITED_MAX CONF_CHAIN_MAX /* pools in one chain of fallbacks; conf refuses circles */
 
 struct tried {
     struct endpoint *endpoints[ROUTE_TRIED_MAX]; /* references */
@@ -106,6 +106,8 @@ static void wait_for_slot(struct dispatch *d) {
 void dispatch_move(struct dispatch *d, const struct pool *p) {
     int64_t since = d->queued_at, waited = d->queue_ms;
     d->stats = NULL; /* of a member of the world that goes */
+    for (const struct pool *q = p; q; q = q->fallback)
+        if (q->live == d->pool->live) p = q; /* it waits in a fallback, and goes on to */
     bool stays = p && p->live == d->pool->live;
     if (!stays) leave_queue(d);
     d->pool = p;

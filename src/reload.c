@@ -53,9 +53,9 @@ static void fit_descriptors(const struct conf *c) {
         if (low && setrlimit(RLIMIT_NOFILE, &r) != 0)
             log_warn("server", "cannot raise the limit of open files: %s", strerror(errno));
         rlim_t most = r.rlim_cur > OTHER_FDS + 2 ? (r.rlim_cur - OTHER_FDS) / 2 : 1; /* a stream needs two */
-        if (r.rlim_cur != RLIM_INFINITY && most < max) {
-            log_warn("server", "max_connections: %u need more open files than the limit of %llu: lowered to %llu", max,
-                     (unsigned long long)r.rlim_cur, (unsigned long long)most);
+        if (r.rlim_cur != RLIM_INFINITY && (!max || most < max)) {
+            log_warn("server", "max_connections: %u%s need more open files than the limit of %llu: lowered to %llu", max,
+                     max ? "" : " (no limit)", (unsigned long long)r.rlim_cur, (unsigned long long)most);
             max = (unsigned)most;
         }
     }

@@ -396,14 +396,11 @@ static void refresh(struct dispatch *d) {
     struct world *old = t->world;
     t->world = world_ref(world_current());
     struct match m = world_match(t->world, t->notes.model);
-    const struct pool *to = m.pool;
-    for (const struct pool *p = m.pool; p; p = p->fallback)
-        if (p->live == d->pool->live) to = p; /* it waits in a fallback, and goes on to */
     t->entry = m.entry;
     t->sent_as = NULL;
     t->cors = cors_for(t->world->conf, str_of(t->cors));
     forward_no_swap(&t->forward);
-    dispatch_move(d, to); /* enters that pool: an alias of its own, a key of its own */
+    dispatch_move(d, m.pool); /* enters that pool: an alias of its own, a key of its own */
     world_unref(old);
 }
 

@@ -36,15 +36,30 @@ static size_t bucket_of(const struct name_table *t, struct str name) {
     return XXH3_64bits(name.ptr, name.len) & (t->nbuckets - 1);
 }
 
-static const struct name_row *find_name(const struct name_table *t, struct str name) {
+static struct name_row *find_name(const struct name_table *t, struct str name) {
     for (uint32_t i = t->buckets[bucket_of(t, name)]; i; i = t->rows[i - 1].next)
         if (str_eq(t->rows[i - 1].name, name)) return &t->rows[i - 1];
     return NULL;
 }
 
-static void add_name(struct name_table *t, struct name_row row) {
+/* Of a name that two pools of one chain of fallbacks have, the one that leads to the other gets the requests. */
+static bool leads_to(const struct conf *c, size_t from, size_t to) {
+    for (size_t n = 0; n <= CONF_CHAIN_MAX && c->pools[from].fallback; n++) {
+        from = c->pools[from].fallback_index;
+        if (from == to) return true;
+    }
+    return false;
+}
+
+static void add_name(const struct conf *c, struct name_table *t, struct name_row row) {
     size_t b = bucket_of(t, row.name);
-    if (find_name(t, row.name)) return;
+    struct name_row *known = find_name(t, row.name);
+    if (known) {
+        if (!leads_to(c, row.pool, known->pool)) return;
+        row.next = known->next;
+        *known = row;
+        return;
+    }
     row.next = t->buckets[b];
     t->rows[t->nrows++] = row;
     t->buckets[b] = (uint32_t)t->nrows;
@@ -80,11 +95,11 @@ static struct name_table *names_build(const struct conf *c) {
                 row.next = (uint32_t)t->nglobs;
                 t->globs[t->nglobs++] = row;
             } else {
-                add_name(t, row);
+                add_name(c, t, row);
             }
         }
         for (size_t k = 0; k < p->naliases; k++)
-            add_name(t, (struct name_row){str_of(p->aliases[k].name), i, p->aliases[k].target, 0});
+            add_name(c, t, (struct name_row){str_of(p->aliases[k].name), i, p->aliases[k].target, 0});
     }
     if (t->nglobs) qsort(t->globs, t->nglobs, sizeof *t->globs, by_prefix);
     return t;

@@ -28,9 +28,11 @@ if ! cmp -s "$here/package-lock.json" "$mark"; then
     (cd "$here" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) || give_up "npm ci fails"
     cp "$here/package-lock.json" "$mark"
 fi
-[ -n "${ROUTER_BIN:-}" ] || [ -x ./router ] || make --no-print-directory router || give_up "the router does not build"
-[ -z "${ROUTER_BIN:-}" ] || ROUTER_BIN=$(realpath "$ROUTER_BIN")
-export ROUTER_BIN
-[ -n "$ROUTER_BIN" ] || unset ROUTER_BIN
+if [ -n "${ROUTER_BIN:-}" ]; then
+    ROUTER_BIN=$(realpath "$ROUTER_BIN")
+    export ROUTER_BIN
+elif [ ! -x ./router ]; then
+    make --no-print-directory router || give_up "the router does not build"
+fi
 mkdir -p build
 SHOTS="$PWD/build" exec node "$here/ui.test.mjs" "$@"

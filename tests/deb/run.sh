@@ -88,7 +88,7 @@ for suite in "$@"; do
     check "it opens nothing to the network" grep -qx 'listen: 127.0.0.1:9090' "$work/root/$conf"
     check "the user is there, without a shell" inside sh -c 'getent passwd _router | grep -q nologin'
     check "pools.yaml is for root and the router only" is "$(inside stat -c '%U:%G %a' /$conf)" "root:_router 640"
-    check "dpkg knows the configuration files" is "$(inside dpkg-query -W -f '${Conffiles}' $name | sed '/^$/d' | wc -l)" 3
+    check "dpkg knows the configuration files" is "$(inside dpkg-query -W -f '${Conffiles}' $name | grep -c '^ /etc/')" 3
     check "the service is enabled" inside test -L /etc/systemd/system/multi-user.target.wants/router.service
     check "the socket is not" inside test ! -e /etc/systemd/system/sockets.target.wants/router.socket
     check "manual pages, changelog and copyright are there" inside ls /usr/share/doc/$name/copyright /usr/share/doc/$name/changelog.gz
@@ -124,7 +124,7 @@ EOT
     check "keeps the edited file, too" cmp "$work/root/$conf" "$work/edited"
     check "puts the new one beside it" grep -q '# a new default' "$work/root/$conf.dpkg-dist"
     check "keeps the administrator's modes" is "$(inside stat -c '%U:%G %a' /$conf)" "root:_router 600"
-    inside deb-systemd-helper disable router.service >/dev/null
+    inside systemctl disable -q router.service
     later 99.2
     check "an upgrade leaves a disabled service disabled" sh -c "sh tests/root.sh enter $work/root env DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i /tmp/later.deb && ! [ -L $work/root/etc/systemd/system/multi-user.target.wants/router.service ]"
 
@@ -140,7 +140,7 @@ EOT
     # As a service.
     sh tests/root.sh unpack "$suite" "$work/root"
     rm "$work/root/usr/sbin/policy-rc.d"
-    cp "$work/$suite.deb" "$work/root/tmp/router.deb"
+    cp "$work/$suite.deb" "$work/root/root/router.deb"
     cp tests/deb/service.sh "$work/root/root/service.sh"
     if ! command -v systemd-nspawn >/dev/null 2>&1; then apt-get install -y -qq --no-install-recommends systemd-container >/dev/null 2>&1; fi
     inside apt-get update -qq >/dev/null

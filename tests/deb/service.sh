@@ -44,7 +44,7 @@ ports="$1 $2"
 # The port of the shipped file may be taken on this machine, whose network we share: ours is there first.
 mkdir -p /etc/llama-model-router
 pools "" >$conf
-check "apt installs it, and starts it" apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--force-confold /tmp/router.deb
+check "apt installs it, and starts it" apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--force-confold /root/router.deb
 check "the unit files are without a complaint" is "$(systemd-analyze verify --man=no router.service router.socket 2>&1)" ""
 check "it is active" until_true systemctl is-active --quiet router
 check "it is enabled" is "$(systemctl is-enabled router.service router.socket 2>/dev/null | tr '\n' ' ')" "enabled disabled "
@@ -79,7 +79,7 @@ again() { [ -s /var/log/router/access.log.1 ] && logged; }
 check "and the router writes on in the new file" until_true again
 
 pid=$(show MainPID)
-kill -9 "$pid"
+[ "${pid:-0}" -gt 1 ] && kill -9 "$pid"
 back() { [ "$(show MainPID)" != "$pid" ] && systemctl is-active --quiet router && answers; }
 check "after a crash it is back" until_true back
 
@@ -103,7 +103,7 @@ wait $curling
 unrefused() { sort /root/meanwhile | uniq -c; grep -q ok /root/meanwhile && ! grep failed /root/meanwhile; }
 check "three restarts behind the socket refuse no connection" unrefused
 
-check "apt reinstalls it" apt-get install -y -q --reinstall -o Dpkg::Options::=--force-confold /tmp/router.deb
+check "apt reinstalls it" apt-get install -y -q --reinstall -o Dpkg::Options::=--force-confold /root/router.deb
 check "and it is active again" until_true systemctl is-active --quiet router
 check "apt removes it" apt-get remove -y -q llama-model-router
 check "nothing runs any more" is "$(pgrep -x router)" ""

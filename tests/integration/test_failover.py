@@ -377,6 +377,19 @@ def test_the_name_already_chosen_stays_in_a_fallback_pool(lab, aliases):
     assert (line["model"], line["pool"]) == ("nick", "b")
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["in file order", "the fallback first"])
+def test_a_fallback_pool_has_its_own_alias_for_the_accepted_name(lab, turned):
+    dead, alive = mortal(lab, alive=False), mortal(lab)
+    pools = [{"name": "a", "models": ["m"], "aliases": {"nick": "m"}, "endpoints": [dead], "fallback": "b"},
+             {"name": "b", "models": ["other"], "aliases": {"m": "large", "nick": "small"}, "endpoints": [alive]}]
+    router = lab.router(config=lab.config(pools=pools[::-1] if turned else pools))
+    for accepted, sent in (("m", "large"), ("nick", "small"), ("other", "other")):
+        assert router.chat(accepted).status == 200
+        assert alive.last.json()["model"] == sent
+    lines = router.access_lines(3)
+    assert [(x["model"], x["pool"]) for x in lines if x["model"]] == [("m", "b"), ("nick", "b"), ("other", "b")]
+
+
 def test_all_pools_down_is_503_at_once(lab):
     router = chain(lab, lab.dead(), lab.dead(), lab.dead())
     assert router.chat().status == 502  # three tries, all failed
