@@ -111,10 +111,15 @@ static void become_idle(struct upstream *u) {
     endpoint_unref(e);
 }
 
+/* The bit alone does not tell: a read that got all it asked for leaves it set, and so does a splice. */
+static bool says_nothing(struct upstream *u) {
+    return !conn_readable(&u->conn) || conn_fill(&u->conn, 1) == IO_AGAIN;
+}
+
 static struct upstream *take_idle(struct endpoint *e) {
     while (!list_empty(&e->idle)) {
         struct upstream *u = list_entry(e->idle.next, struct upstream, link);
-        if (clock_ms() < u->idle_until && !(u->conn.io.bits & LOOP_READABLE) && is_current(u)) {
+        if (clock_ms() < u->idle_until && is_current(u) && says_nothing(u)) {
             endpoint_ref(e);
             upstream_set(u, UPSTREAM_EXCHANGE);
             return u;
@@ -379,7 +384,7 @@ static void step(struct upstream *u) {
     if (u->in_step) return;
     if (u->state == UPSTREAM_IDLE) {
         /* An end, or bytes nobody asked for: either way nothing more may be sent on it. */
-        if (conn_readable(&u->conn) && conn_fill(&u->conn, 1) != IO_AGAIN) destroy(u);
+        if (!says_nothing(u)) destroy(u);
         return;
     }
     u->in_step = true;

@@ -160,7 +160,7 @@ EOT
     ln -sf /lib/systemd/system/graphical.target "$work/root/etc/systemd/system/default.target"
     timeout 300 systemd-nspawn -q -D "$work/root" --boot --register=no --keep-unit </dev/null >"$work/boot" 2>&1
     if [ -s "$work/root/root/result" ]; then
-        sed "s/^\(ok  \|FAILED\)  */&$suite, systemd: /" "$work/root/root/result"
+        sed -e /^end$/d -e "s/^\(ok  \|FAILED\)  */&$suite, systemd: /" "$work/root/root/result"
         passed=$((passed + $(grep -c '^ok' "$work/root/root/result")))
         failed=$((failed + $(grep -c '^FAILED' "$work/root/root/result")))
         check "systemd: the test came to its end" grep -q '^end$' "$work/root/root/result"

@@ -26,14 +26,14 @@ static enum multipart_status piece(struct multipart *m, const char *data, size_t
     return s;
 }
 
-/* cuts: ascending offsets; with ncuts 0 and each set, every byte comes alone. */
+/* cuts: ascending offsets; with each set instead, every byte comes alone (of a long body, up to 512 pieces). */
 static enum multipart_status walk(struct multipart *m, const char *boundary, struct str body, const size_t *cuts, size_t ncuts,
                                   bool each) {
     size_t from = 0;
     enum multipart_status s = MULTIPART_MORE;
     multipart_begin(m, boundary);
-    for (size_t i = 0; each && i < body.len && s != MULTIPART_BAD; i++)
-        s = piece(m, body.ptr + i, 1);
+    for (size_t step = body.len / 512 + 1; each && from < body.len && s != MULTIPART_BAD; from += step)
+        s = piece(m, body.ptr + from, step < body.len - from ? step : body.len - from);
     for (size_t i = 0; !each && i <= ncuts && s != MULTIPART_BAD; i++) {
         size_t to = cuts && i < ncuts ? cuts[i] : body.len;
         s = piece(m, body.ptr + from, to - from);

@@ -524,6 +524,41 @@ def test_a_waiting_request_moves_into_another_pool(lab, room):
     assert router.access_lines(1, pool="renamed")
 
 
+def test_a_waiting_request_moves_into_a_pool_that_has_room_and_no_queue(lab):
+    router, (up,), stream, client = waiting(lab)
+    reload(router, lab.config(pools=[{"name": "renamed", "models": ["*"], "endpoints": [up]}]))
+    served(up, client)
+    ends(*stream)
+
+
+def test_a_waiting_request_of_another_list_of_identities(lab):
+    """What it was looked through for is not what the new configuration looks for; nor what other requests before it left behind."""
+    up = lab.scripted()
+    many = [f"body.b{i}" for i in range(8)]
+    room = {"max_inflight": 1, "queue": LONG}
+    router = lab.router(up, pool={**room, "identity": many})
+    for _ in range(4):  # values far behind the end of a small body
+        client = lab.client(router)
+        client.chat(content="x" * 300_000, **{f"b{i}": "y" * 3000 for i in range(8)})
+        conn = up.conns[0] if up.conns else up.accept()
+        conn.rxreq()
+        conn.txresp(200, body=b"x")
+        assert client.read_response().status == 200
+    reload(router, lab.config(up, pool={**room, "identity": ["body.user"]}))
+    stream, first = lab.client(router), lab.client(router)
+    stream.chat(stream=True)
+    conn.rxreq()
+    conn.sse_head()
+    events = stream.sse(stream.read_head())
+    first.chat(user="waits")
+    wait_until(lambda: status(router)["pools"][0]["queued"] == 1, "it does not wait")
+    reload(router, lab.config(up, pool={**room, "identity": many}))
+    ends(conn, events)
+    conn.rxreq()
+    conn.txresp(200, body=b"x")
+    assert first.read_response().status == 200
+
+
 def test_a_waiting_request_keeps_its_alias(lab):
     router, (up,), stream, client = waiting(lab, pool={"aliases": {"nick": "m"}}, model="nick")
     reload(router, lab.config(up, pool={"max_inflight": 2, "queue": LONG, "aliases": {"nick": "m"}}))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import stat
 import threading
 
 import pytest
@@ -19,13 +20,14 @@ OCTETS = [("Content-Type", "application/octet-stream")]
 
 def has_spliced(router):
     """It makes its one pipe the first time it splices: both ends of it are its own, which is so of no pipe it was given."""
-    links = collections.Counter()
+    ends = collections.defaultdict(set)
     for fd in os.listdir(f"/proc/{router.pid}/fd"):
+        path = f"/proc/{router.pid}/fd/{fd}"
         try:
-            links[os.readlink(f"/proc/{router.pid}/fd/{fd}")] += 1
+            ends[os.readlink(path)].add(os.lstat(path).st_mode & (stat.S_IRUSR | stat.S_IWUSR))
         except FileNotFoundError:
             pass
-    return any(n >= 2 for name, n in links.items() if name.startswith("pipe:"))
+    return any(modes == {stat.S_IRUSR, stat.S_IWUSR} for name, modes in ends.items() if name.startswith("pipe:"))
 
 
 class Sender(threading.Thread):

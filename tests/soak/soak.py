@@ -3,8 +3,8 @@
 
     tests/soak/soak.py [--seconds N] [--seed S] [--clients N] [--asan-ok] [--router PATH]
 
-Clients send chats, streams, uploads and leave in the middle, while endpoints are killed, restarted, stalled, reset. What must
-hold: every request ends in its own whole answer, in a correct error, or in a visible cut; none is worked on at two endpoints;
+Clients send chats, streams, uploads and leave in the middle, while endpoints are killed, restarted, stalled, reset and drained,
+and the router is reloaded, with wrong files too, and runs short of descriptors. What must hold: every request ends in its own whole answer, in a correct error, or in a visible cut; none is worked on at two endpoints;
 each has its one access line; and at the end descriptors, slots and memory are back where they began. Exit 0 if it held.
 
 To add a fault, add a row to EVENTS; to add a kind of request, a row to REQUESTS.
@@ -17,6 +17,7 @@ import pathlib
 import random
 import resource
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -175,7 +176,12 @@ EVENTS = [
     Event(2, "loads its model", "endpoint", lambda e: setattr(e, "loading", True), lambda e: e.mend()),
     Event(1, "health says 500", "endpoint", lambda e: setattr(e, "health", 500), lambda e: e.mend()),
     Event(2, "closes after each answer", "endpoint", lambda e: setattr(e, "hasty", True), lambda e: e.mend()),
+    Event(2, "drained by an operator", "endpoint", lambda e: e.run_.verb("drain", e), lambda e: e.run_.verb("undrain", e)),
     Event(1, "SIGUSR1", "run", lambda r: r.router.signal(signal.SIGUSR1), None),
+    Event(2, "reloaded", "run", lambda r: r.reload(r.config()), None),
+    Event(2, "reloaded with other pools", "run", lambda r: r.reload(r.other_config()), lambda r: r.reload(r.config())),
+    Event(2, "reload refused", "run", lambda r: r.reload("pools: [{name: p, modles: [m]}]\n"), lambda r: r.reload(r.config())),
+    Event(1, "descriptors are short", "run", lambda r: r.limit_files(r.router.fds() + 4), lambda r: r.limit_files(None)),
 ]
 
 
@@ -386,7 +392,7 @@ class Run:
         urls = [e.url for e in self.endpoints]
         probed = {"health": {"interval": "200ms", "timeout": "1s", "fall": 2}, "slow_start": "500ms"}
         return {
-            "read_usage": False,
+            "read_usage": False, "admin_listen": f"unix:{self.directory.name}/admin.sock",
             "defaults": {
                 "max_inflight": SLOTS, "queue": {"size": 8, "timeout": "1s"}, "connect_timeout": "500ms", "first_byte_timeout": "3s",
                 "stream_idle_timeout": "2s", "keepalive": {"timeout": "1s"}, "model_list": {"interval": "1s"},
@@ -407,6 +413,35 @@ class Run:
                 self.ledger.line(json.loads(line))
             if not lines:
                 time.sleep(0.1)
+
+    # what befalls all of it
+
+    def reload(self, config):
+        self.router.write_config(config)
+        self.router.signal(signal.SIGHUP)
+
+    def other_config(self):
+        """The same endpoints and limits; a weight, a name, a timeout, the order and one more pool are other ones."""
+        config = self.config()
+        config["idle_timeout"] = "60s"
+        config["pools"][0]["models"] = ["m", "m-again"]
+        config["pools"][0]["endpoints"] = [{"url": self.endpoints[0].url, "weight": 3}, *(e.url for e in self.endpoints[1:4])]
+        config["pools"].insert(1, {"name": "more", "models": ["more"], "endpoints": [self.endpoints[6].url], "health": {"interval": 0, "fall": 2}})
+        return config
+
+    def verb(self, verb, endpoint):
+        with socket.socket(socket.AF_UNIX) as operator:
+            operator.settimeout(PATIENCE)
+            operator.connect(f"{self.directory.name}/admin.sock")
+            operator.sendall(f"POST /admin/{verb}?endpoint={endpoint.url} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                             "Content-Length: 2\r\nConnection: close\r\n\r\n{}".encode())
+            answer = operator.recv(100)
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            self.ledger.complain(f"{verb} {endpoint.url}: {answer!r}")
+
+    def limit_files(self, soft):
+        hard = resource.prlimit(self.router.pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(self.router.pid, resource.RLIMIT_NOFILE, (hard if soft is None else min(soft, hard), hard))
 
     # requests that meet: so many that every slot is taken at one time
 

@@ -1,6 +1,7 @@
 #include "unit.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -167,6 +168,194 @@ static void reads_before_it_judges_a_failed_send(void **state) {
     loop_turn(0);
 }
 
+/* ---- splice ---- */
+
+static int far[2];
+static struct conn to;
+
+/* far[1] ==> far[0], which `conn` has, --splice--> pair[0], which `to` has, ==> pair[1]. TCP, as between the router's peers. */
+static void tcp_pair(int ends[2]) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof a;
+    int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(l, (struct sockaddr *)&a, n), 0);
+    assert_int_equal(listen(l, 1), 0);
+    assert_int_equal(getsockname(l, (struct sockaddr *)&a, &n), 0);
+    ends[1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(ends[1], (struct sockaddr *)&a, n), 0);
+    ends[0] = accept4(l, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    assert_true(ends[0] >= 0);
+    assert_int_equal(fcntl(ends[1], F_SETFL, O_NONBLOCK), 0);
+    close(l);
+}
+
+static void splice_up(void) {
+    tcp_pair(far);
+    tcp_pair(pair);
+    assert_true(conn_open(&conn, far[0], CONN_ENDPOINT, just_count));
+    assert_true(conn_open(&to, pair[0], CONN_CLIENT, just_count));
+    assert_true(conn_can_splice());
+}
+
+static void splice_down(void) {
+    conn_close(&conn);
+    conn_close(&to);
+    close(far[1]);
+    close(pair[1]);
+    loop_turn(0);
+}
+
+static char pattern(size_t i) {
+    return (char)(i * 7 + i / 251);
+}
+
+/* As much of the pattern as the kernel takes, from *at up to n. */
+static void offer(size_t *at, size_t n) {
+    char piece[4096];
+    while (*at < n) {
+        size_t len = n - *at < sizeof piece ? n - *at : sizeof piece;
+        for (size_t i = 0; i < len; i++)
+            piece[i] = pattern(*at + i);
+        ssize_t put = write(far[1], piece, len);
+        if (put <= 0) return;
+        *at += (size_t)put;
+    }
+}
+
+/* What the far end of `to` has got; at most n bytes of it. */
+static void collect(size_t *got, size_t n) {
+    char piece[4096];
+    ssize_t k;
+    while (n && (k = read(pair[1], piece, n < sizeof piece ? n : sizeof piece)) > 0) {
+        for (ssize_t i = 0; i < k; i++)
+            if (piece[i] != pattern(*got + (size_t)i)) fail_msg("byte %zu is another", *got + (size_t)i);
+        *got += (size_t)k;
+        n -= (size_t)k;
+    }
+}
+
+/* Moves n bytes of the pattern; the far end takes `appetite` of them a round, and none in the first `fasting` rounds. */
+static void move_all(size_t n, size_t most, size_t appetite, int fasting) {
+    size_t offered = 0, moved_all = 0, got = 0;
+    bool owed = false;
+    for (int round = 0; got < n; round++) {
+        enum io wrote = IO_OK;
+        size_t moved = 0;
+        offer(&offered, n);
+        loop_turn(moved_all < n ? 0 : 1);
+        if (buf_len(&to.out)) {
+            owed = true;
+            if (conn_writable(&to)) conn_flush(&to);
+        }
+        if (!buf_len(&to.out) && conn_readable(&conn) && moved_all < n) {
+            enum io r = conn_splice(&conn, &to, most < n - moved_all ? most : n - moved_all, &moved, &wrote);
+            assert_true(r == IO_OK || (r == IO_AGAIN && !moved));
+            assert_true(moved <= most && wrote != IO_FAIL);
+            assert_int_equal(wrote == IO_AGAIN, buf_len(&to.out) != 0);
+            moved_all += moved;
+        }
+        if (round >= fasting) collect(&got, appetite);
+        assert_true(round < 1000000);
+    }
+    assert_int_equal(moved_all, n);
+    assert_int_equal(buf_len(&to.out), 0);
+    assert_int_equal(owed, fasting > 0);
+}
+
+static void splices_every_byte(void **state) {
+    (void)state;
+    splice_up();
+    uint64_t in = conn_totals()->received[CONN_ENDPOINT], out = conn_totals()->sent[CONN_CLIENT];
+    move_all(3 << 20, CONN_SCRATCH, SIZE_MAX, 0);
+    assert_int_equal(conn_totals()->received[CONN_ENDPOINT] - in, 3 << 20);
+    assert_int_equal(conn_totals()->sent[CONN_CLIENT] - out, 3 << 20);
+    splice_down();
+}
+
+static void splice_owes_what_is_not_taken(void **state) {
+    (void)state;
+    splice_up();
+    move_all(24 << 20, CONN_SCRATCH, 100000, 400); /* until neither kernel takes more, then in small sips */
+    splice_down();
+}
+
+/* One byte in, one byte out, EAGAIN after each: every byte is owed or spliced alone. */
+static void splice_in_bits(void **state) {
+    (void)state;
+    for (size_t limit = 1; limit <= 1000; limit *= 10) {
+        size_t offered = 0, got = 0, moved;
+        enum io wrote;
+        splice_up();
+        offer(&offered, 5000);
+        while (got < 5000) {
+            conn_test_limit(limit);
+            loop_turn(0);
+            if (buf_len(&to.out)) conn_flush(&to);
+            if (!buf_len(&to.out) && conn_readable(&conn)) {
+                enum io r = conn_splice(&conn, &to, 5000, &moved, &wrote);
+                assert_true(r == IO_AGAIN || (r == IO_OK && moved >= 1 && moved <= limit));
+            }
+            conn_test_limit(0);
+            collect(&got, SIZE_MAX);
+        }
+        splice_down();
+    }
+}
+
+static void splice_sees_the_ends(void **state) {
+    size_t moved, at = 0, got = 0;
+    enum io wrote;
+    (void)state;
+    splice_up();
+    assert_int_equal(conn_splice(&conn, &to, 100, &moved, &wrote), IO_AGAIN); /* nothing there */
+    assert_int_equal(wrote, IO_OK);
+    assert_false(conn_readable(&conn));
+    offer(&at, 1000);
+    shutdown(far[1], SHUT_WR);
+    loop_turn(1000);
+    assert_int_equal(conn_splice(&conn, &to, 5000, &moved, &wrote), IO_OK);
+    assert_int_equal(moved, 1000);
+    assert_true(conn_readable(&conn)); /* a short one says nothing: the end is still to be read */
+    assert_int_equal(conn_splice(&conn, &to, 5000, &moved, &wrote), IO_END);
+    assert_int_equal(moved, 0);
+    assert_true(conn.ended);
+    assert_int_equal(conn_splice(&conn, &to, 5000, &moved, &wrote), IO_END);
+    collect(&got, SIZE_MAX);
+    assert_int_equal(got, 1000);
+    splice_down();
+}
+
+/* The taker is gone in the middle: what was in the pipe is nobody's, and must not come out on the next connection. */
+static void splice_to_one_who_left(void **state) {
+    size_t moved, at = 0;
+    enum io wrote = IO_OK;
+    (void)state;
+    splice_up();
+    struct linger l = {1, 0};
+    setsockopt(pair[1], SOL_SOCKET, SO_LINGER, &l, sizeof l);
+    close(pair[1]);
+    offer(&at, 3000);
+    loop_turn(1000);
+    for (int i = 0; i < 1000 && wrote != IO_FAIL; i++) { /* the reset may take a moment to be seen */
+        loop_turn(1);
+        if (!conn_readable(&conn)) break;
+        conn_splice(&conn, &to, 10, &moved, &wrote);
+    }
+    assert_int_equal(wrote, IO_FAIL);
+    conn_close(&conn);
+    conn_close(&to);
+    close(far[1]);
+    loop_turn(0);
+    splice_up();
+    move_all(100000, CONN_SCRATCH, SIZE_MAX, 0); /* its first byte is its own */
+    splice_down();
+    splice_up(); /* nor is anything moved to one that is broken already */
+    to.broken = true;
+    assert_int_equal(conn_splice(&conn, &to, 10, &moved, &wrote), IO_AGAIN);
+    assert_int_equal(wrote, IO_FAIL);
+    splice_down();
+}
+
 /* ---- the turn ---- */
 
 static struct loop_task late, later;
@@ -272,6 +461,9 @@ int main(void) {
         cmocka_unit_test(scratch_is_settled),       cmocka_unit_test(owes_what_the_kernel_does_not_take),
         cmocka_unit_test(reads_and_writes_in_bits), cmocka_unit_test(reads_before_it_judges_a_failed_send),
         cmocka_unit_test(turn_has_its_order),       cmocka_unit_test(a_closed_fd_is_not_called),
+        cmocka_unit_test(splices_every_byte),       cmocka_unit_test(splice_owes_what_is_not_taken),
+        cmocka_unit_test(splice_in_bits),           cmocka_unit_test(splice_sees_the_ends),
+        cmocka_unit_test(splice_to_one_who_left),
     };
     return cmocka_run_group_tests_name("conn", tests, open_loop, shut);
 }
