@@ -107,6 +107,9 @@ lint:
 bench: deps
 	@$(MAKE) --no-print-directory MODE=release router
 	@$(PY) tests/bench/bench.py
+soak: deps
+	@$(MAKE) --no-print-directory MODE=release build/release/router
+	$(PY) tests/soak/soak.py --seconds $${SOAK_SECONDS:-1800} --seed $${SOAK_SEED:-1} --router build/release/router
 clients: all
 	@sh tests/clients/run.sh
 format:
@@ -117,12 +120,14 @@ integration: deps
 
 install: router
 	install -D -m 0755 router $(DESTDIR)$(PREFIX)/bin/router
-	install -D -m 0644 -b pools.yaml $(DESTDIR)$(PREFIX)/etc/router/pools.yaml
+	[ -e $(DESTDIR)$(PREFIX)/etc/router/pools.yaml ] || install -D -m 0644 pools.yaml $(DESTDIR)$(PREFIX)/etc/router/pools.yaml
+	install -D -m 0644 examples/man/router.8 $(DESTDIR)$(PREFIX)/share/man/man8/router.8
+	install -D -m 0644 examples/man/pools.yaml.5 $(DESTDIR)$(PREFIX)/share/man/man5/pools.yaml.5
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/router
+	rm -f $(DESTDIR)$(PREFIX)/bin/router $(DESTDIR)$(PREFIX)/share/man/man8/router.8 $(DESTDIR)$(PREFIX)/share/man/man5/pools.yaml.5
 clean:
 	rm -rf build router
 
-.PHONY: all deps run test ubsan-test valgrind-test unit golden replay fuzz integration bench clients lint format install uninstall clean
+.PHONY: all deps run test ubsan-test valgrind-test unit golden replay fuzz integration bench soak clients lint format install uninstall clean
 .SECONDARY:
 -include $(wildcard $(B)/*.d)

@@ -5,18 +5,34 @@
 #include "http.h"
 #include "sock.h"
 
-#define NOTES_INLINE   160 /* bytes of text that need no memory of their own: most requests fit */
+#define NOTES_INLINE   112 /* bytes of text that need no memory of their own: most requests fit */
 #define NOTES_PATH_MAX 512 /* bytes of a path that are kept */
+#define NOTES_METHOD_MAX 64 /* the same of a method */
 
-/* All zero but `inl` holds nothing. The spans lie in inl or in malloc'ed memory of the notes' own. Must not move. */
+struct note { /* of the text */
+    uint16_t off, len;
+};
+
+/* All zero but `inl` holds nothing. The text lies in inl or in malloc'ed memory of the notes' own. Must not move. */
 struct notes {
-    struct str method, path, model, request_id;
-    struct str client_ip;    /* the peer */
-    struct str told_ip;      /* who trusted proxies say it is; none: the peer */
     char *text, *model_text; /* = inl, or malloc'ed; model_text NULL while the model stands in inl */
-    uint8_t used;            /* of inl */
+    struct note method, path, request_id;
+    struct note client_ip; /* the peer */
+    struct note told_ip;   /* who trusted proxies say it is; none: the peer */
+    uint16_t model_len;
+    uint8_t used; /* of inl */
     char inl[NOTES_INLINE];
 };
+
+static inline struct str notes_str(const struct notes *n, struct note s) {
+    return (struct str){n->text + s.off, s.len};
+}
+static inline struct str notes_id(const struct notes *n) {
+    return notes_str(n, n->request_id);
+}
+static inline struct str notes_name(const struct notes *n) { /* the model's */
+    return (struct str){n->model_text ? n->model_text : n->inl + n->used, n->model_len};
+}
 
 /* At the first byte of a head: the peer's address and a request id of our own (a UUID, RFC 9562 5.4), so that a head which will
  * never be whole has an id too. peer NULL: a unix socket. */

@@ -30,7 +30,7 @@ struct txn {
     struct relay relay;
     struct usage usage;
     struct intake *intake; /* these two are held until the endpoint has the request and answers */
-    struct forward forward;
+    struct forward *forward;
     struct held *held; /* a 503 that may mean "still loading"; NULL = none */
 
     const char *sent_as;           /* the model's name for the endpoint, if not the accepted one; the world's memory */

@@ -1,5 +1,5 @@
 /* notes: the few texts of a request that outlive its bytes.
- * In: a peer, a head, a model. Out: spans that stay good until notes_free. Owns their memory: 160 bytes in place, more only where a
+ * In: a peer, a head, a model. Out: spans that stay good until notes_free. Owns their memory: 112 bytes in place, more only where a
  * path or an id is long, each bounded (path 512, id 128, model 512), so that a stream costs well under 1 KB.
  * Judges nothing; writes no log. */
 #include "notes.h"
@@ -11,9 +11,9 @@
 
 #include "head.h"
 
-static struct str keep(char **at, struct str s) {
-    if (s.len) memcpy(*at, s.ptr, s.len);
-    struct str kept = {*at, s.len};
+static struct note keep(char *text, size_t *at, struct str s) {
+    if (s.len) memcpy(text + *at, s.ptr, s.len);
+    struct note kept = {(uint16_t)*at, (uint16_t)s.len};
     *at += s.len;
     return kept;
 }
@@ -39,11 +39,12 @@ static void new_uuid(char dst[36]) {
 
 void notes_begin(struct notes *n, const struct sock_addr *peer) {
     char uuid[36], ip[SOCK_TEXT] = "";
-    char *at = n->text = n->inl;
+    size_t at = 0;
+    n->text = n->inl;
     if (peer) sock_ip(peer, ip);
-    n->client_ip = keep(&at, str_of(ip));
+    n->client_ip = keep(n->text, &at, str_of(ip));
     new_uuid(uuid);
-    n->request_id = keep(&at, (struct str){uuid, sizeof uuid});
+    n->request_id = keep(n->text, &at, (struct str){uuid, sizeof uuid});
 }
 
 static bool trusted(const struct conf *conf, const struct sockaddr *sa) {
@@ -90,26 +91,27 @@ bool notes_peer_trusted(const struct conf *conf, const struct sock_addr *peer) {
 
 void notes_head(struct notes *n, const struct http_head *h, struct str told_ip) {
     struct str id = http_get(h, FIELD_X_REQUEST_ID), method = str_at(h->base, h->method_text), path = str_at(h->base, h->path);
-    struct str ip = n->client_ip;
-    char old[NOTES_INLINE], *at;
+    char old[NOTES_INLINE];
+    size_t at = 0;
     memcpy(old, n->inl, sizeof old); /* the old values lie where the new ones go */
-    if (!head_request_id_ok(id)) id = (struct str){old + (n->request_id.ptr - n->inl), n->request_id.len};
-    if (ip.len) ip.ptr = old + (ip.ptr - n->inl);
+    struct str ip = {old + n->client_ip.off, n->client_ip.len};
+    if (!head_request_id_ok(id)) id = (struct str){old + n->request_id.off, n->request_id.len};
     if (path.len > NOTES_PATH_MAX) path.len = NOTES_PATH_MAX;
+    if (method.len > NOTES_METHOD_MAX) method.len = NOTES_METHOD_MAX;
     size_t need = ip.len + told_ip.len + id.len + method.len + path.len;
-    at = n->text = need > NOTES_INLINE ? must_alloc(need) : n->inl;
-    n->client_ip = keep(&at, ip);
-    n->told_ip = keep(&at, told_ip);
-    n->request_id = keep(&at, id);
-    n->method = keep(&at, method);
-    n->path = keep(&at, path);
+    n->text = need > NOTES_INLINE ? must_alloc(need) : n->inl;
+    n->client_ip = keep(n->text, &at, ip);
+    n->told_ip = keep(n->text, &at, told_ip);
+    n->request_id = keep(n->text, &at, id);
+    n->method = keep(n->text, &at, method);
+    n->path = keep(n->text, &at, path);
     n->used = (uint8_t)(n->text == n->inl ? need : 0);
 }
 
 void notes_model(struct notes *n, struct str model) {
-    char *at = n->inl + n->used;
-    if (model.len > (size_t)(NOTES_INLINE - n->used)) at = n->model_text = must_alloc(model.len);
-    n->model = keep(&at, model);
+    if (model.len > (size_t)(NOTES_INLINE - n->used)) n->model_text = must_alloc(model.len);
+    n->model_len = (uint16_t)model.len;
+    if (model.len) memcpy(n->model_text ? n->model_text : n->inl + n->used, model.ptr, model.len);
 }
 
 void notes_free(struct notes *n) {

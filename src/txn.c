@@ -25,7 +25,7 @@ static void txn_finish(struct txn *t, enum why why);
 /* The only writer of state. */
 static void txn_set(struct txn *t, enum txn_state state) {
     static const char *const names[] = {"read", "dispatch", "exchange", "flush", "dead"};
-    log_debug("txn", STR_FMT ": %s -> %s", STR_ARG(t->notes.request_id), names[t->state], names[state]);
+    log_debug("txn", STR_FMT ": %s -> %s", STR_ARG(notes_id(&t->notes)), names[t->state], names[state]);
     assert(t->state != TXN_DEAD);
     t->state = (uint8_t)state;
 }
@@ -75,8 +75,9 @@ void txn_head(struct txn *t, const struct http_head *h) {
 static void drop_request(struct txn *t) {
     if (t->intake) intake_free(t->intake);
     t->intake = NULL;
-    if (t->forward.body.len) t->received = t->forward.body.len;
-    forward_free(&t->forward);
+    if (t->forward) t->received = t->forward->body.len;
+    forward_free(t->forward);
+    t->forward = NULL;
 }
 
 static void drop_held(struct txn *t) {
@@ -91,17 +92,17 @@ static void write_access(const struct txn *t, enum why_end end) {
     const struct endpoint *last = dispatch_last(d);
     struct access_record r = {
         .time_ms = t->started_wall,
-        .request_id = t->notes.request_id,
-        .client = t->notes.told_ip.len ? t->notes.told_ip : t->notes.client_ip,
-        .method = t->notes.method,
-        .path = t->notes.path,
-        .model = t->notes.model,
+        .request_id = notes_id(&t->notes),
+        .client = notes_str(&t->notes, t->notes.told_ip.len ? t->notes.told_ip : t->notes.client_ip),
+        .method = notes_str(&t->notes, t->notes.method),
+        .path = notes_str(&t->notes, t->notes.path),
+        .model = notes_name(&t->notes),
         .pool = d->pool ? str_of(d->pool->conf->name) : STR_NONE,
         .endpoint = last ? str_of(last->url.text) : STR_NONE,
         .affinity = d->tries ? route_affinity_name((enum route_affinity)d->affinity) : NULL,
         .tries = d->tries,
         .status = t->status,
-        .received_bytes = t->forward.body.len ? t->forward.body.len : t->received,
+        .received_bytes = t->forward ? t->forward->body.len : t->received,
         .sent_bytes = t->relay.body_sent,
         .queue_ms = d->pool ? d->queue_ms + (d->queued_at ? clock_ms() - d->queued_at : 0) : -1,
         .first_byte_ms = t->first_byte_ms,
@@ -206,7 +207,7 @@ void txn_reply(struct txn *t, int status, struct str type, struct str extra, str
         .content_type = type,
         .extra = extra,
         .body = body,
-        .request_id = t->notes.request_id,
+        .request_id = notes_id(&t->notes),
         .cors = cors_of(t),
         .head_only = t->head_only,
         .close = client_closes(t->client),
@@ -248,7 +249,7 @@ void txn_error(struct txn *t, enum why why, struct str message, struct str extra
         .dialect = (enum head_dialect)t->dialect,
         .message = message,
         .extra = extra,
-        .request_id = t->notes.request_id,
+        .request_id = notes_id(&t->notes),
         .cors = cors_of(t),
         .retry_after = retry_after(why),
         .head_only = t->head_only,
@@ -291,13 +292,13 @@ void txn_route(struct txn *t, const struct http_head *h, const char *boundary) {
     t->intake = intake_new(t->world, boundary ? INTAKE_FORM : INTAKE_JSON, boundary);
     intake_headers(t->intake, h);
     struct head_forward f = {
-        .client_ip = t->notes.client_ip,
-        .request_id = t->notes.request_id,
+        .client_ip = notes_str(&t->notes, t->notes.client_ip),
+        .request_id = notes_id(&t->notes),
         .peer_trusted = notes_peer_trusted(t->world->conf, t->client->peer),
         .drop_credentials = t->world->drop_credentials,
     };
-    forward_head(&t->forward, h, &f);
-    client_accept(t->client, &t->forward.body, t->world->conf->max_body);
+    t->forward = forward_new(h, &f);
+    client_accept(t->client, &t->forward->body, t->world->conf->max_body);
 }
 
 static struct str message(const struct txn *t) {
@@ -323,14 +324,14 @@ void txn_refused(struct txn *t, enum why why, const char *text) {
 }
 
 static void no_such_model(struct txn *t) {
-    const char *nearest = world_nearest(t->world, t->notes.model);
+    const char *nearest = world_nearest(t->world, notes_name(&t->notes));
     struct buf text = {0};
     if (!t->intake->has_model) {
         txn_error(t, WHY_BAD_MODEL, STR("The request names no 'model'. GET /v1/models lists those that are served."), STR_NONE);
         return;
     }
     BUF_LIT(&text, "The model '");
-    buf_put(&text, t->notes.model.ptr, t->notes.model.len < 128 ? t->notes.model.len : 128);
+    buf_put(&text, t->notes.model_len ? notes_name(&t->notes).ptr : "", t->notes.model_len < 128 ? t->notes.model_len : 128);
     BUF_LIT(&text, "' is not served here.");
     if (nearest) buf_printf(&text, " Did you mean '%s'?", nearest);
     BUF_LIT(&text, " GET /v1/models lists those that are.");
@@ -339,13 +340,13 @@ static void no_such_model(struct txn *t) {
 }
 
 void txn_request(struct txn *t) {
-    enum why why = intake_end(t->intake, &t->forward.body);
+    enum why why = intake_end(t->intake, &t->forward->body);
     if (why != WHY_NONE) {
         txn_error(t, why, message(t), STR_NONE);
         return;
     }
     notes_model(&t->notes, (struct str){t->intake->model, t->intake->model_len});
-    struct match m = world_match(t->world, t->notes.model);
+    struct match m = world_match(t->world, notes_name(&t->notes));
     if (m.how == MATCH_NONE) {
         no_such_model(t);
         return;
@@ -365,12 +366,12 @@ static struct txn *txn_of(struct dispatch *d) {
 static uint64_t enter_pool(struct dispatch *d, const struct pool *p) {
     struct txn *t = txn_of(d);
     const struct intake *in = t->intake;
-    const char *alias = pool_alias(p, t->notes.model);
+    const char *alias = pool_alias(p, notes_name(&t->notes));
     if (alias) t->sent_as = alias;
-    struct str sent = t->sent_as ? str_of(t->sent_as) : t->notes.model;
-    if (t->sent_as && in->has_model && !forward_swap(&t->forward, in->model_off, in->model_raw, sent, in->kind == INTAKE_JSON))
-        t->forward.fields.failed = true;
-    return intake_key(in, &t->forward.body, p, sent);
+    struct str sent = t->sent_as ? str_of(t->sent_as) : notes_name(&t->notes);
+    if (t->sent_as && in->has_model && !forward_swap(t->forward, in->model_off, in->model_raw, sent, in->kind == INTAKE_JSON))
+        t->forward->fields.failed = true;
+    return intake_key(in, &t->forward->body, p, sent);
 }
 
 static void exchange(struct txn *t, bool fresh);
@@ -395,11 +396,11 @@ static void refresh(struct dispatch *d) {
     if (t->world == world_current()) return;
     struct world *old = t->world;
     t->world = world_ref(world_current());
-    struct match m = world_match(t->world, t->notes.model);
+    struct match m = world_match(t->world, notes_name(&t->notes));
     t->entry = m.entry;
     t->sent_as = NULL;
     t->cors = cors_for(t->world->conf, str_of(t->cors));
-    forward_no_swap(&t->forward);
+    forward_no_swap(t->forward);
     dispatch_move(d, m.pool); /* enters that pool: an alias of its own, a key of its own */
     world_unref(old);
 }
@@ -410,7 +411,7 @@ static const struct dispatch_user dispatch_api = {enter_pool, granted, refused, 
 
 static int pieces(void *user, uint64_t from, struct iovec *iov, int max) {
     const struct txn *t = user;
-    return forward_pieces(&t->forward, from, iov, max);
+    return forward_pieces(t->forward, from, iov, max);
 }
 
 static bool wants(void *user) {
@@ -421,7 +422,7 @@ static bool wants(void *user) {
 static struct head_relay relay_how(const struct txn *t) {
     const struct dispatch *d = &t->dispatch;
     struct head_relay how = {
-        .request_id = t->notes.request_id,
+        .request_id = notes_id(&t->notes),
         .cors = cors_of(t),
         .close = client_closes(t->client),
         .keep_alive_10 = t->client_10 && t->client_keep,
@@ -492,7 +493,7 @@ static void got_body(void *user, const struct iovec *spans, int n, bool ended) {
         relay_body(&t->relay, t->client, spans, n, ended); /* a failed write is found by the client's own next step */
         if (t->usage.kind != USAGE_OFF) read_usage(t, spans, n, ended);
     }
-    if (t->forward.line.mem && t->upstream->sent_all) drop_request(t);
+    if (t->forward && t->upstream->sent_all) drop_request(t);
     if (!ended) return;
     t->upstream = NULL;
     complete(t, t->client ? WHY_DONE : WHY_CLIENT_GONE);
@@ -534,7 +535,7 @@ static void failed(void *user, enum upstream_failure failure, const char *reason
         txn_finish(t, WHY_CLIENT_GONE);
         return;
     }
-    log_debug("txn", STR_FMT ": %s: %s", STR_ARG(t->notes.request_id), e->url.text, reason);
+    log_debug("txn", STR_FMT ": %s: %s", STR_ARG(notes_id(&t->notes)), e->url.text, reason);
     switch (failure) {
     case UPSTREAM_NO_CONNECT:
         if (t->fresh_retry)
@@ -570,7 +571,7 @@ static void passed(void *user, size_t n, enum io wrote) {
     struct txn *t = user;
     t->dispatch.endpoint->last_byte = clock_ms();
     relay_passed(&t->relay, t->client, n, wrote);
-    if (t->forward.line.mem && t->upstream->sent_all) drop_request(t);
+    if (t->forward && t->upstream->sent_all) drop_request(t);
 }
 
 static const struct upstream_user upstream_api = {pieces, got_head, got_body, flush, wants, straight, passed, failed};
@@ -581,7 +582,7 @@ static void exchange(struct txn *t, bool fresh) {
     struct upstream_limits limits = {p->connect_timeout, p->first_byte_timeout, p->stream_idle_timeout};
     if (t->state != TXN_EXCHANGE) txn_set(t, TXN_EXCHANGE);
     if (fresh) t->fresh_retry = true;
-    if (!forward_line(&t->forward, t->dispatch.endpoint)) {
+    if (!forward_line(t->forward, t->dispatch.endpoint)) {
         txn_error(t, WHY_NO_MEMORY, STR_NONE, STR_NONE);
         return;
     }

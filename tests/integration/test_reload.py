@@ -8,10 +8,10 @@ import threading
 
 import pytest
 
-from harness import RawClient, chat_body, request_bytes, run_router
-from harness.mortal import FAST, mortal, user_at, wait_state
+from harness import RawClient, chat_body, run_router
+from harness.mortal import FAST, mortal, wait_state
 from harness.prom import scrape
-from harness.reloads import endpoint_row, hup, page, refused, reload, status, verdicts
+from harness.reloads import endpoint_row, ends, goes_on, hup, page, refused, reload, status, streaming, verdicts
 from harness.upstream import wait_until
 from harness.wire import PeerClosed, Truncated
 
@@ -27,28 +27,6 @@ def where(router, n=40, model="m"):
         found[i] = client.read_response().json()["endpoint"]
     client.close()
     return found
-
-
-def streaming(lab, router, up, **how):
-    """A stream with one event sent and read: (connection at the endpoint, events, client)."""
-    client = lab.client(router)
-    client.chat(stream=True, **how)
-    conn = up.accept()
-    conn.rxreq()
-    conn.sse_head()
-    events = client.sse(client.read_head())
-    goes_on(conn, events, 0)
-    return conn, events, client
-
-
-def goes_on(conn, events, n):
-    conn.event(str(n))
-    assert next(events) == b"data: %d" % n
-
-
-def ends(conn, events):
-    conn.sse_end()
-    assert list(events) == [b"data: [DONE]"]
 
 
 def connects(address):
@@ -466,186 +444,6 @@ def test_a_request_that_is_arriving_goes_on_where_it_began(lab):
     response = client.send(body[1000:]).read_response()
     assert (response.status, response.json()["endpoint"]) == (200, up.name)
     assert client.request(body=body).read_response().status == 413
-
-
-# those that wait
-
-
-def waiting(lab, pool=None, ups=1, **more):
-    """A pool full with one stream at its first endpoint, and a second request that waits: (router, [up], (conn, events), waiting client)."""
-    scripted = [lab.scripted() for _ in range(ups)]
-    pool = {"max_inflight": 1, "queue": {"size": 5, "timeout": "60s"}, **(pool or {})}
-    router = lab.router(scripted[0], pool=pool)
-    conn, events, _ = streaming(lab, router, scripted[0])
-    client = lab.client(router)
-    client.chat(user="waits", **more)
-    wait_until(lambda: status(router)["pools"][0]["queued"] == 1, "it does not wait")
-    return router, scripted, (conn, events), client
-
-
-def served(up, client, model="m"):
-    conn = up.accept()
-    assert conn.rxreq().json()["model"] == model
-    conn.txresp(200, body=b"served")
-    assert client.read_response().body == b"served"
-
-
-LONG = {"size": 5, "timeout": "60s"}
-
-
-def test_a_waiting_request_is_served_as_soon_as_there_is_more_room(lab):
-    router, (up,), stream, client = waiting(lab)
-    reload(router, lab.config(up, pool={"max_inflight": 2, "queue": LONG}))
-    served(up, client)
-    ends(*stream)
-
-
-def test_a_waiting_request_goes_to_a_new_endpoint(lab):
-    router, (up, new), stream, client = waiting(lab, ups=2)
-    reload(router, lab.config(new, pool={"max_inflight": 1, "queue": LONG}))
-    served(new, client)
-    ends(*stream)
-
-
-@pytest.mark.parametrize("room", [1, 2], ids=["after the stream", "at once"])
-def test_a_waiting_request_moves_into_another_pool(lab, room):
-    router, (up,), stream, client = waiting(lab)
-    reload(router, lab.config(pools=[{"name": "renamed", "models": ["*"], "endpoints": [up], "max_inflight": room, "queue": LONG}]))
-    if room == 2:
-        served(up, client)
-        ends(*stream)
-        return
-    assert status(router)["pools"][0]["queued"] == 1
-    ends(*stream)
-    conn = stream[0]
-    conn.rxreq()  # the connection of the stream is idle now
-    conn.txresp(200, body=b"served")
-    assert client.read_response().body == b"served"
-    assert router.access_lines(1, pool="renamed")
-
-
-def test_a_waiting_request_moves_into_a_pool_that_has_room_and_no_queue(lab):
-    router, (up,), stream, client = waiting(lab)
-    reload(router, lab.config(pools=[{"name": "renamed", "models": ["*"], "endpoints": [up]}]))
-    served(up, client)
-    ends(*stream)
-
-
-def test_a_waiting_request_of_another_list_of_identities(lab):
-    """What it was looked through for is not what the new configuration looks for; nor what other requests before it left behind."""
-    up = lab.scripted()
-    many = [f"body.b{i}" for i in range(8)]
-    room = {"max_inflight": 1, "queue": LONG}
-    router = lab.router(up, pool={**room, "identity": many})
-    for _ in range(4):  # values far behind the end of a small body
-        client = lab.client(router)
-        client.chat(content="x" * 300_000, **{f"b{i}": "y" * 3000 for i in range(8)})
-        conn = up.conns[0] if up.conns else up.accept()
-        conn.rxreq()
-        conn.txresp(200, body=b"x")
-        assert client.read_response().status == 200
-    reload(router, lab.config(up, pool={**room, "identity": ["body.user"]}))
-    stream, first = lab.client(router), lab.client(router)
-    stream.chat(stream=True)
-    conn.rxreq()
-    conn.sse_head()
-    events = stream.sse(stream.read_head())
-    first.chat(user="waits")
-    wait_until(lambda: status(router)["pools"][0]["queued"] == 1, "it does not wait")
-    reload(router, lab.config(up, pool={**room, "identity": many}))
-    ends(conn, events)
-    conn.rxreq()
-    conn.txresp(200, body=b"x")
-    assert first.read_response().status == 200
-
-
-def test_a_waiting_request_keeps_its_alias(lab):
-    router, (up,), stream, client = waiting(lab, pool={"aliases": {"nick": "m"}}, model="nick")
-    reload(router, lab.config(up, pool={"max_inflight": 2, "queue": LONG, "aliases": {"nick": "m"}}))
-    served(up, client, "m")
-    ends(*stream)
-
-
-def test_a_waiting_request_takes_the_new_alias(lab):
-    router, (up,), stream, client = waiting(lab, pool={"aliases": {"nick": "m"}}, model="nick")
-    reload(router, lab.config(up, models=["m", "other"], pool={"max_inflight": 2, "queue": LONG, "aliases": {"nick": "other"}}))
-    served(up, client, "other")
-    ends(*stream)
-
-
-def test_a_waiting_request_whose_model_is_gone_is_told_so_at_once(lab):
-    router, (up,), stream, client = waiting(lab)
-    reload(router, lab.config(up, models=["another"], pool={"max_inflight": 1, "queue": LONG}))
-    response = client.read_response()
-    assert response.status in (404, 503) and response.error["message"]
-    ends(*stream)
-
-
-def test_a_waiting_request_whose_endpoints_are_gone_goes_to_the_fallback(lab):
-    """Into a configuration that looks for identities in places the old one did not."""
-    router, (up, dead, rest), stream, client = waiting(lab, ups=3)
-    dead.stop_listening()
-    identity = [f"body.b{i}" for i in range(6)] + [f"header.h{i}" for i in range(6)] + ["body.user"]
-    pools = [{"name": "p", "models": ["m"], "endpoints": [dead], "fallback": "rest", "max_inflight": 1, "queue": LONG, "identity": identity,
-              "health": {"interval": 0, "fall": 1}},
-             {"name": "rest", "models": ["*"], "endpoints": [rest], "identity": list(reversed(identity)), "aliases": {"x": "y"}}]
-    reload(router, lab.config(pools=pools))
-    served(rest, client)
-    ends(*stream)
-
-
-def test_a_waiting_request_stays_in_the_fallback_it_waits_in(lab):
-    """Its own pool, where it could not wait, is down as before."""
-    dead, up = lab.dead(), lab.scripted()
-    config = {"pools": [{"name": "p", "models": ["m"], "endpoints": [dead], "fallback": "rest", "health": {"interval": "60s", "fall": 1}},
-                        {"name": "rest", "models": ["x"], "endpoints": [up], "max_inflight": 1, "queue": LONG}]}
-    router = lab.router(**config)
-    wait_state(router, dead, "down")
-    conn, events, _ = streaming(lab, router, up, model="x")
-    client = lab.client(router)
-    client.chat("m")
-    wait_until(lambda: status(router)["pools"][1]["queued"] == 1, "it does not wait")
-    reload(router)
-    assert status(router)["pools"][1]["queued"] == 1
-    ends(conn, events)
-    assert conn.rxreq().json()["model"] == "m"
-    conn.txresp(200, body=b"x")
-    assert client.read_response().status == 200
-
-
-def test_a_request_that_has_to_wait_only_after_the_reload(lab):
-    """Its try fails when its pool is no more: it waits with those of the new one."""
-    hole, up = lab.blackhole(), lab.scripted()
-    config = {"max_inflight": 1, "queue": LONG, "connect_timeout": "500ms"}
-    router = lab.router([hole.url, up], pool=config)
-    user = user_at(router, hole.url, up)
-    client = lab.client(router)
-    client.chat(user=user)  # hangs in its connect
-    wait_until(lambda: endpoint_row(router, hole.url)["in_flight"] == 1, "it does not connect")
-    conn, events, _ = streaming(lab, router, up, user=user_at(router, up))
-    reload(router, lab.config(pools=[{"name": "renamed", "models": ["*"], "endpoints": [up], **config}]))
-    wait_until(lambda: status(router)["pools"][0]["queued"] == 1, "it does not wait")
-    ends(conn, events)
-    conn.rxreq()
-    conn.txresp(200, body=b"x")
-    assert client.read_response().status == 200
-    assert router.access_lines(1, pool="renamed")[0]["tries"] == 2
-
-
-def test_a_queue_keeps_its_order_and_its_clock(lab):
-    router, (up,), stream, first = waiting(lab)
-    second = lab.client(router)
-    second.chat(user="second")
-    wait_until(lambda: status(router)["pools"][0]["queued"] == 2, "it does not wait")
-    reload(router, lab.config(up, pool={"max_inflight": 1, "queue": LONG}))
-    assert status(router)["pools"][0]["queued"] == 2
-    ends(*stream)
-    conn = stream[0]
-    for client, user in ((first, "waits"), (second, "second")):
-        assert conn.rxreq().json()["user"] == user
-        conn.txresp(200, body=b"x")
-        assert client.read_response().body == b"x"
-    assert [line["queue_ms"] > 0 for line in router.access_lines(3, pool="p")] == [False, True, True]
 
 
 # under load

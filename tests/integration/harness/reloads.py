@@ -61,3 +61,28 @@ def endpoint_row(router, up, pool=None, index=0):
             if row["url"] == url and pool in (None, p["name"]):
                 return row
     return None
+
+
+# streams that run on
+
+
+def streaming(lab, router, up, **how):
+    """A stream with one event sent and read: (connection at the endpoint, events, client)."""
+    client = lab.client(router)
+    client.chat(stream=True, **how)
+    conn = up.accept()
+    conn.rxreq()
+    conn.sse_head()
+    events = client.sse(client.read_head())
+    goes_on(conn, events, 0)
+    return conn, events, client
+
+
+def goes_on(conn, events, n):
+    conn.event(str(n))
+    assert next(events) == b"data: %d" % n
+
+
+def ends(conn, events):
+    conn.sse_end()
+    assert list(events) == [b"data: [DONE]"]
