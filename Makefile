@@ -2,7 +2,7 @@
 # A module includes only what stands before it in this list (tests/lint checks that); a unit test links its module and those before it.
 BASE    := str list clock log why slab block buf body
 MACHINE := timer loop sock resolve conn
-FORMATS := syntax http head json_scan json multipart models usage loading node value findings conf_read conf_keys conf
+FORMATS := syntax field http head json_scan json multipart models usage loading node value findings conf_read conf_keys conf
 MODEL   := stats access endpoint expand world route catalog
 TRAFFIC := client relay held intake forward upstream dispatch health notes txn
 PROGRAM := version metrics status ui local keys front listener sd reload server options explain probe main
@@ -71,19 +71,21 @@ $(UNIT): $(B)/unit/test_%: tests/unit/test_%.c $$(call objs,$$*)
 	@mkdir -p $(@D)
 	@echo "  LD $@"
 	$Q$(CC) $(CFLAGS_ALL) -iquote tests/unit $(LINK_$(MODE)) $^ -o $@ -lcmocka $(LIBS)
+EVENTS := $(B)/golden $(B)/replay/request $(B)/replay/response build/fuzz/request build/fuzz/response
+$(EVENTS): tests/fuzz/events.h
 $(B)/golden: tests/golden/golden.c $(call objs,http)
 	@mkdir -p $(@D)
 	@echo "  LD $@"
-	$Q$(CC) $(CFLAGS_ALL) $(LINK_$(MODE)) $^ -o $@ $(LIBS)
+	$Q$(CC) $(CFLAGS_ALL) $(LINK_$(MODE)) $(filter-out %.h,$^) -o $@ $(LIBS)
 # Corpora are replayed by a small main of our own; `make fuzz` links the same targets with libFuzzer.
 FUZZ_LAST := conf
 $(B)/replay/%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(call objs,$(FUZZ_LAST))
 	@mkdir -p $(@D)
 	@echo "  LD $@"
-	$Q$(CC) $(CFLAGS_ALL) $(LINK_$(MODE)) $^ -o $@ $(LIBS)
+	$Q$(CC) $(CFLAGS_ALL) $(LINK_$(MODE)) $(filter-out %.h,$^) -o $@ $(LIBS)
 build/fuzz/%: tests/fuzz/fuzz_%.c $(patsubst $(B)/%.o,src/%.c,$(filter-out $(LLHTTP_OBJ),$(call objs,$(FUZZ_LAST)))) $(LLHTTP_OBJ)
 	@mkdir -p $(@D)
-	clang $(filter-out -O2 -O1 -fPIE -D_FORTIFY_SOURCE=2,$(CFLAGS_ALL)) -O1 -fsanitize=fuzzer,address,undefined $^ -o $@ $(LIBS)
+	clang $(filter-out -O2 -O1 -fPIE -D_FORTIFY_SOURCE=2,$(CFLAGS_ALL)) -O1 -fsanitize=fuzzer,address,undefined $(filter-out %.h,$^) -o $@ $(LIBS)
 
 unit: $(UNIT)
 golden: $(B)/golden
@@ -113,7 +115,7 @@ soak: deps
 clients: all
 	@sh tests/clients/run.sh
 format:
-	clang-format -i src/*.c include/*.h tests/unit/*.[ch] tests/fuzz/*.c tests/golden/*.c tests/bench/*.c
+	clang-format -i src/*.c include/*.h tests/unit/*.[ch] tests/fuzz/*.[ch] tests/golden/*.c tests/bench/*.c
 integration: deps
 	@$(MAKE) --no-print-directory MODE=asan build/asan/router
 	ROUTER_BIN=build/asan/router $(PY) -m pytest -q tests/integration

@@ -6,7 +6,7 @@
 #include "endpoint.h"
 #include "head.h"
 
-struct forward {                 /* all zero holds nothing */
+struct forward {
     struct body body;            /* as it came */
     struct buf fields;           /* the request target, then the header fields that are the same for every try */
     struct buf line;             /* request line, Host and key of this try */
@@ -16,7 +16,7 @@ struct forward {                 /* all zero holds nothing */
 };
 
 /* From the client's head, while its spans are good. target may lack (see http.h). */
-void forward_head(struct forward *f, const struct http_head *head, const struct head_forward *how);
+struct forward *forward_new(const struct http_head *head, const struct head_forward *how);
 /* The model's name to be sent in the place [off, off+raw) of the body; json: written as the inside of a JSON string. False if it does not fit. */
 bool forward_swap(struct forward *f, uint64_t off, uint64_t raw, struct str name, bool json);
 void forward_no_swap(struct forward *f);
@@ -24,5 +24,5 @@ void forward_no_swap(struct forward *f);
 bool forward_line(struct forward *f, const struct endpoint *e);
 /* The pieces from that offset on, as upstream_user.pieces wants them. */
 int forward_pieces(const struct forward *f, uint64_t from, struct iovec *iov, int max);
-void forward_free(struct forward *f);
+void forward_free(struct forward *f); /* NULL is let pass */
 #endif

@@ -5,34 +5,12 @@
 #include <llhttp.h>
 #include <sys/uio.h>
 
-#include "str.h"
+#include "field.h"
 #include "why.h"
 
 #define HTTP_FIELDS_MAX  100  /* header fields in one head; one more is WHY_BIG_HEAD */
 #define HTTP_SPANS_MAX   32   /* body spans one http_feed can return */
 #define HTTP_TRAILER_MAX 8192 /* bytes of trailer fields and chunk extensions in one message; more is malformed */
-
-/* The header fields anybody here asks about by name. */
-/* clang-format off */
-#define FIELD_TABLE(X) \
-    X(OTHER, "") X(ACCEPT, "accept") X(AUTHORIZATION, "authorization") X(CONNECTION, "connection") \
-    X(CONTENT_ENCODING, "content-encoding") X(CONTENT_LENGTH, "content-length") X(CONTENT_TYPE, "content-type") \
-    X(COOKIE, "cookie") X(DATE, "date") X(EXPECT, "expect") X(FORWARDED, "forwarded") X(HOST, "host") \
-    X(KEEP_ALIVE, "keep-alive") X(ORIGIN, "origin") X(PROXY_AUTHENTICATE, "proxy-authenticate") \
-    X(PROXY_AUTHORIZATION, "proxy-authorization") X(PROXY_CONNECTION, "proxy-connection") X(RETRY_AFTER, "retry-after") \
-    X(SERVER, "server") X(TE, "te") X(TRAILER, "trailer") X(TRANSFER_ENCODING, "transfer-encoding") X(UPGRADE, "upgrade") \
-    X(HTTP2_SETTINGS, "http2-settings") X(VARY, "vary") X(X_ACCEL_BUFFERING, "x-accel-buffering") X(X_API_KEY, "x-api-key") \
-    X(X_FORWARDED_FOR, "x-forwarded-for") X(X_FORWARDED_HOST, "x-forwarded-host") X(X_FORWARDED_PROTO, "x-forwarded-proto") \
-    X(X_REQUEST_ID, "x-request-id") X(X_ROUTER_POOL, "x-router-pool") X(X_ROUTER_ENDPOINT, "x-router-endpoint") \
-    X(X_ROUTER_AFFINITY, "x-router-affinity") X(AC_ALLOW_ORIGIN, "access-control-allow-origin") \
-    X(AC_ALLOW_HEADERS, "access-control-allow-headers") X(AC_ALLOW_METHODS, "access-control-allow-methods") \
-    X(AC_ALLOW_CREDENTIALS, "access-control-allow-credentials") X(AC_EXPOSE_HEADERS, "access-control-expose-headers") \
-    X(AC_MAX_AGE, "access-control-max-age") X(AC_REQUEST_METHOD, "access-control-request-method") \
-    X(AC_REQUEST_HEADERS, "access-control-request-headers")
-/* clang-format on */
-#define X(id, name) FIELD_##id,
-enum http_id { FIELD_TABLE(X) FIELD_COUNT };
-#undef X
 
 enum http_method {
     METHOD_OTHER,
@@ -91,7 +69,6 @@ struct str http_get(const struct http_head *h, enum http_id id);      /* its val
 struct str http_get_name(const struct http_head *h, struct str name); /* the same for any name, case ignored */
 /* True if the comma list in any field of that id holds the token, case ignored (RFC 9110 5.6.1). */
 bool http_has_token(const struct http_head *h, enum http_id id, struct str token);
-enum http_id http_id_of(struct str name); /* FIELD_OTHER if it is none of ours */
 
 enum http_kind { MESSAGE_REQUEST, MESSAGE_RESPONSE };
 enum http_event {

@@ -5,9 +5,9 @@
 #include "http.h"
 #include "sock.h"
 
-#define NOTES_INLINE   112 /* bytes of text that need no memory of their own: most requests fit */
-#define NOTES_PATH_MAX 512 /* bytes of a path that are kept */
-#define NOTES_METHOD_MAX 64 /* the same of a method */
+#define NOTES_INLINE     112 /* bytes of text that need no memory of their own: most requests fit */
+#define NOTES_PATH_MAX   512 /* bytes of a path that are kept */
+#define NOTES_METHOD_MAX 64  /* the same of a method */
 
 struct note { /* of the text */
     uint16_t off, len;

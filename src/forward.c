@@ -5,14 +5,19 @@
 #include "forward.h"
 
 #include "json.h"
+#include "slab.h"
 
 #define SWAP_MAX 3200 /* a model's name with every byte escaped */
 
-void forward_head(struct forward *f, const struct http_head *head, const struct head_forward *how) {
+static struct slab slab = {.size = sizeof(struct forward), .clear = sizeof(struct forward)};
+
+struct forward *forward_new(const struct http_head *head, const struct head_forward *how) {
+    struct forward *f = slab_get(&slab);
     struct str target = str_at(head->base, head->target);
     buf_puts(&f->fields, target);
     f->target_len = (uint32_t)target.len;
     head_request_fields(&f->fields, head, how);
+    return f;
 }
 
 void forward_no_swap(struct forward *f) {
@@ -80,8 +85,10 @@ int forward_pieces(const struct forward *f, uint64_t from, struct iovec *iov, in
 }
 
 void forward_free(struct forward *f) {
+    if (!f) return;
     body_free(&f->body);
     buf_free(&f->fields);
     buf_free(&f->line);
     buf_free(&f->swap);
+    slab_put(&slab, f);
 }

@@ -71,7 +71,7 @@ static void find_named(const struct http_head *in, struct named *named) {
         if (in->fields[i - 1].id != FIELD_CONNECTION) continue;
         struct str rest = http_value(in, &in->fields[i - 1]), item;
         while (str_next(&rest, &item)) {
-            if (str_ieq(item, STR("keep-alive")) || str_ieq(item, STR("close")) || http_id_of(item) != FIELD_OTHER) continue;
+            if (str_ieq(item, STR("keep-alive")) || str_ieq(item, STR("close")) || field_id(item) != FIELD_OTHER) continue;
             if (named->count == NAMED_MAX) {
                 named->too_many = true;
                 return;

@@ -71,7 +71,7 @@ for suite in "$@"; do
     build sh -c 'apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends make lintian' >"$work/apt.log" 2>&1 || tail -n 5 "$work/apt.log"
     deb="build/${name}_$(sed -n 's/^#define ROUTER_VERSION "\(.*\)"/\1/p' include/version.h)_$(dpkg --print-architecture).deb"
     check "make deb" build make -C /src --no-print-directory deb
-    cp "$work/build/src/$deb" "$work/$suite.deb" || continue
+    cp "$work/build/src/$deb" "$work/$suite.deb" || continue # told by the line above
     check "the same tree gives the same package" sh -c "sh tests/root.sh enter $work/build sh /src/packaging/deb.sh && cmp $work/build/src/$deb $work/$suite.deb"
     check "lintian finds no error and no warning" build lintian --fail-on error,warning "/src/$deb"
     sh tests/root.sh enter "$work/build" lintian "/src/$deb" 2>/dev/null | sed 's/^/        /'
@@ -79,7 +79,7 @@ for suite in "$@"; do
     echo "        $(dpkg-deb -f "$work/$suite.deb" Depends), $(stat -c %s "$work/$suite.deb") bytes"
 
     # Installed.
-    sh tests/root.sh unpack "$suite" "$work/root"
+    sh tests/root.sh unpack "$suite" "$work/root" || { failed=$((failed + 1)); continue; }
     cp "$work/$suite.deb" "$work/root/tmp/router.deb"
     inside apt-get update -qq >/dev/null
     check "apt installs it" apt install /tmp/router.deb

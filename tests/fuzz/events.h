@@ -73,7 +73,7 @@ static inline void events_check_head(const struct http *h, const char *data, siz
         const struct http_field *f = &d->fields[i];
         struct str name = http_name(d, f), value = http_value(d, f);
         CHECK((size_t)f->name_off + f->name_len < used && (size_t)f->value_off + f->value_len < used);
-        CHECK(syntax_token(name) && f->id == http_id_of(name) && f->id < FIELD_COUNT);
+        CHECK(syntax_token(name) && f->id == field_id(name) && f->id < FIELD_COUNT);
         CHECK(str_eq(value, str_trim(value)));
         for (size_t k = 0; k < value.len; k++)
             CHECK(value.ptr[k] == '\t' || ((unsigned char)value.ptr[k] >= 0x20 && value.ptr[k] != 0x7f));

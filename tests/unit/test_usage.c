@@ -310,6 +310,79 @@ static void reads_bodies(void **state) {
     assert_counts(6, 2, 3);
 }
 
+/* A body that is all there is read where it lies; one whose beginning was kept goes on as before. */
+static void the_last_bytes_of_a_body(void **state) {
+    static const size_t sizes[] = {200, 511, 512, 513, 1000, USAGE_TAIL, USAGE_TAIL + 1, 100000};
+    static char text[100000];
+    (void)state;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (size_t kept = 0; kept < sizes[i]; kept += sizes[i] / 2) {
+            size_t n = body_of(text, sizes[i], "{\"choices\":[{\"message\":{\"content\":\"",
+                               "\"}}],\"usage\":{\"completion_tokens\":9,\"prompt_tokens\":8}}\n");
+            begin(USAGE_JSON);
+            usage_feed(&u, text, kept);
+            usage_last(&u, text + kept, n - kept);
+            assert_true(kept || !u.tail);
+            usage_end(&u);
+            assert_null(u.tail);
+            assert_counts(8, -1, 9);
+        }
+    /* Counts that stand in front, too far from the end for the first look. */
+    begin(USAGE_JSON);
+    usage_last(&u, text, body_of(text, 4000, "{\"usage\":{\"completion_tokens\":9,\"prompt_tokens\":8},\"x\":\"", "\",\"a_n\":1}"));
+    assert_counts(8, -1, 9);
+    begin(USAGE_SSE); /* a stream's last bytes are bytes like others */
+    struct str line = STR("data: {\"usage\":{\"prompt_tokens\":5}}\n");
+    usage_last(&u, line.ptr, line.len);
+    assert_counts(-1, -1, -1);
+    usage_end(&u);
+    assert_counts(5, -1, -1);
+}
+
+/* How numbers may be written, what is none, and what makes a record none. */
+static void only_sane_counts_of_sound_records(void **state) {
+    static const struct {
+        const char *text;
+        int64_t prompt, cached, completion;
+    } rows[] = {
+        {"{\"usage\":{\"prompt_tokens\":12.0,\"completion_tokens\":1.5e1}}", 12, -1, 15},
+        {"{\"usage\":{\"prompt_tokens\":9007199254740994,\"completion_tokens\":1e300}}", -1, -1, -1},
+        {"{\"usage\":{\"prompt_tokens\":true,\"completion_tokens\":null}}", -1, -1, -1},
+        {"{\"usage\":{\"prompt_tokens\":{\"x\":1},\"completion_tokens\":[3]}}", -1, -1, -1},
+        {"{\"usage\":{\"prompt_tokens\":1000000000000000000000000000000000000001,\"completion_tokens\":4}}", -1, -1, 4},
+        {" { \"usage\" :\t{ \"prompt_tokens\" : 2 , \"prompt_tokens_details\" : { \"cached_tokens\" : 1 } } } ", 2, 1, -1},
+        {"{\"usage\":{\"x\":{\"prompt_tokens\":1}},\"y\":{\"prompt_tokens\":1},\"z\":[{\"prompt_tokens\":1}]}", -1, -1, -1},
+        {"{\"cached_tokens\":1,\"timings\":{\"tokens_evaluated\":1},\"response\":{\"eval_count\":2}}", -1, -1, -1},
+        {"{\"usage\":{\"prompt_tokens\":2}]", -1, -1, -1},
+        {"{\"usage\":{\"prompt_tokens\" 2}}", -1, -1, -1},
+        {"{\"usage\":{\"prompt_tokens\":2 \"a\":1}}", -1, -1, -1},
+        {"{\"usage\":{\"prompt_tokens\":2},}", -1, -1, -1},
+        {"{\"usage\":{\"prompt_tokens\":2},\"a\":[1,]}", -1, -1, -1},
+        {"{\"usage\":{\"prompt_tokens\":2},\"a\":tru}", -1, -1, -1},
+        {"{\"usage\":{\"prompt_tokens\":2},\"a\":\"}}", -1, -1, -1},
+        {"{\"usage\":{\"prompt_tokens\":2,\"cache_read_input_tokens\":7},\"usage\":{\"input_tokens\":3}}", 3, 7, -1},
+    };
+    static char deep[4096];
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        begin(USAGE_JSON);
+        feed(rows[i].text);
+        usage_end(&u);
+        if (u.counts.prompt != rows[i].prompt) print_message("in: %s\n", rows[i].text);
+        assert_counts(rows[i].prompt, rows[i].cached, rows[i].completion);
+    }
+    for (size_t levels = 510; levels <= 512; levels++) { /* the outermost object is a level too */
+        size_t n = (size_t)snprintf(deep, sizeof deep, "{\"a\":");
+        memset(deep + n, '[', levels);
+        memset(deep + n + levels, ']', levels);
+        snprintf(deep + n + 2 * levels, sizeof deep - n - 2 * levels, ",\"usage\":{\"prompt_tokens\":2}}");
+        begin(USAGE_NDJSON);
+        feed(deep);
+        usage_end(&u);
+        assert_counts(levels < 512 ? 2 : -1, -1, -1);
+    }
+}
+
 /* Around the length where the front begins to be lost, and the place where the ring has gone round. */
 static void long_bodies_are_read_from_their_end(void **state) {
     static const size_t sizes[] = {USAGE_TAIL - 1,     USAGE_TAIL,     USAGE_TAIL + 1,     USAGE_TAIL + 40,
@@ -526,6 +599,8 @@ int main(void) {
         cmocka_unit_test(the_highest_count_stands),
         cmocka_unit_test(off_reads_nothing),
         cmocka_unit_test(reads_bodies),
+        cmocka_unit_test(the_last_bytes_of_a_body),
+        cmocka_unit_test(only_sane_counts_of_sound_records),
         cmocka_unit_test(long_bodies_are_read_from_their_end),
         cmocka_unit_test(finds_counts_whose_front_is_lost),
         cmocka_unit_test(the_cut_may_fall_anywhere),
