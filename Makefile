@@ -101,8 +101,11 @@ test: deps
 	@MODE=asan sh tests/test.sh
 ubsan-test: deps
 	@MODE=ubsan sh tests/test.sh
-valgrind-test: deps
+valgrind-test:
+	@VALGRIND=1 sh tests/deps.sh
 	@MODE=debug VALGRIND=1 sh tests/test.sh
+browser: all
+	@sh tests/browser/run.sh
 lint:
 	@LINT=1 sh tests/deps.sh
 	@$(PY) tests/lint.py
@@ -130,6 +133,6 @@ uninstall:
 clean:
 	rm -rf build router
 
-.PHONY: all deps run test ubsan-test valgrind-test unit golden replay fuzz integration bench soak clients lint format install uninstall clean
+.PHONY: all deps run test ubsan-test valgrind-test unit golden replay fuzz integration bench soak clients browser lint format install uninstall clean
 .SECONDARY:
 -include $(wildcard $(B)/*.d)

@@ -49,6 +49,7 @@ struct client {
     uint8_t state;                  /* enum client_state; client_set alone writes it */
     bool admin;                     /* came by admin_listen */
     bool close_after;               /* no further request after this one */
+    bool fresh;                     /* its first request has not begun */
     bool in_step;
 };
 

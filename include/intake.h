@@ -13,7 +13,7 @@
 enum intake_kind { INTAKE_JSON, INTAKE_FORM };
 
 struct intake {
-    struct world *world; /* borrowed from the txn */
+    struct world *world; /* borrowed from the txn; NULL once that goes on in another one */
     uint8_t kind;
     uint32_t headers_seen;               /* bit i: world.headers[i] was there and not empty */
     uint64_t headers[WORLD_HEADERS_MAX]; /* their values' hashes */

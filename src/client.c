@@ -25,6 +25,7 @@
 #define LINGER_MS      2000                /* quiet time after which a lingering client is closed */
 #define LINGER_STEP    ((uint32_t)1 << 20) /* bytes that count as not quiet */
 #define LINGER_MOST_MS 30000
+#define FRESH_MS       1000 /* at a drain, for a request on its way on a connection just made: to close it would refuse it */
 
 /* A request as it arrives. A stream that runs for minutes does without it. */
 struct client_reading {
@@ -71,7 +72,10 @@ static void client_set(struct client *c, enum client_state state) {
     if (state != CLIENT_CLOSED) list_push_back(state == CLIENT_IDLE ? &idle_list : &busy_list, &c->link);
     switch (state) {
     case CLIENT_IDLE: timer_set(&c->timer, deadline(conf()->idle_timeout)); break;
-    case CLIENT_HEAD: timer_set(&c->timer, deadline(conf()->header_timeout)); break;
+    case CLIENT_HEAD:
+        c->fresh = false;
+        timer_set(&c->timer, deadline(conf()->header_timeout));
+        break;
     case CLIENT_BODY:
     case CLIENT_DISCARD: timer_set(&c->timer, deadline(conf()->body_timeout)); break;
     case CLIENT_BUSY: timer_set(&c->timer, client_owes(c) ? deadline(conf()->send_timeout) : TIMER_NEVER); break;
@@ -149,6 +153,7 @@ void client_refuse(struct client *c, enum why why) {
 
 /* What is unread of a half-arrived head stays; the parser's view of it moves out of the shared place. */
 static void keep_half_head(struct client_reading *r) {
+    assert(r);
     if (r->own_head) return;
     r->own_head = slab_get(&heads);
     memcpy(r->own_head, &shared_head, sizeof shared_head);
@@ -172,6 +177,7 @@ static void request_whole(struct client *c) {
 }
 
 static void got_head(struct client *c, size_t used) {
+    assert(c->reading);
     const struct http_head *h = c->reading->http.head;
     c->head_used = (uint32_t)used;
     if (!h->keep_alive || draining) c->close_after = true;
@@ -211,6 +217,7 @@ static bool read_head(struct client *c) {
         c->user = c->api->begin(c);
         client_set(c, CLIENT_HEAD);
     }
+    assert(c->reading);
     struct http *http = &c->reading->http;
     enum http_event ev = http_feed(http, in.ptr, in.len < limit ? in.len : limit, &used);
     switch (ev) {
@@ -472,6 +479,7 @@ struct client *client_new(int fd, const struct sock_addr *peer, bool admin, cons
     list_init(&c->link);
     c->api = api;
     c->admin = admin;
+    c->fresh = true;
     if (peer->u.sa.sa_family != AF_UNIX) {
         size_t n = offsetof(struct sock_addr, u) + peer->len;
         c->peer = must_alloc(n);
@@ -526,7 +534,11 @@ void client_drain_all(void) {
         struct client *c = list_entry(it, struct client, link);
         c->close_after = true;
         step(c); /* one last read: what was sent before is served */
-        if (c->state == CLIENT_IDLE) client_close(c);
+        if (c->state != CLIENT_IDLE) continue;
+        if (c->fresh)
+            timer_set(&c->timer, deadline(FRESH_MS));
+        else
+            client_close(c);
     }
     list_each_safe(it, &busy_list) {
         struct client *c = list_entry(it, struct client, link);

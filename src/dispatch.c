@@ -81,18 +81,21 @@ static void take_slot(struct dispatch *d, struct route_pick pick) {
     if (d->endpoint->state != ENDPOINT_UP) endpoint_offered(d->endpoint);
 }
 
+static void wait_since(struct dispatch *d, int64_t since) {
+    int64_t timeout = d->pool->conf->policy.queue_timeout;
+    list_push_back(&d->pool->live->queue, &d->link);
+    d->pool->live->queued++;
+    queued++;
+    d->queued_at = since;
+    if (timeout) timer_set(&d->timer, since + timeout);
+}
+
 static void join_queue(struct dispatch *d) {
-    const struct conf_policy *policy = &d->pool->conf->policy;
-    struct pool_live *live = d->pool->live;
-    if (live->queued >= policy->queue_size) {
+    if (d->pool->live->queued >= d->pool->conf->policy.queue_size) {
         d->api->refused(d, WHY_FULL);
         return;
     }
-    list_push_back(&live->queue, &d->link);
-    live->queued++;
-    queued++;
-    d->queued_at = clock_ms();
-    if (policy->queue_timeout) timer_set(&d->timer, d->queued_at + policy->queue_timeout);
+    wait_since(d, clock_ms());
 }
 
 /* Joins the queue of its pool; of the pool that the current configuration has for it, if that is another. */
@@ -104,18 +107,19 @@ static void wait_for_slot(struct dispatch *d) {
 }
 
 void dispatch_move(struct dispatch *d, const struct pool *p) {
-    int64_t since = d->queued_at, waited = d->queue_ms;
+    int64_t since = d->queued_at;
     d->stats = NULL; /* of a member of the world that goes */
     for (const struct pool *q = p; q; q = q->fallback)
         if (q->live == d->pool->live) p = q; /* it waits in a fallback, and goes on to */
     bool stays = p && p->live == d->pool->live;
+    int64_t waited = d->queue_ms;
     if (!stays) leave_queue(d);
     d->pool = p;
     if (!p) return;
     d->key = d->api->enter(d, p);
-    if (stays) return;
-    join_queue(d);
-    if (d->queued_at) d->queued_at = since, d->queue_ms = waited;
+    if (stays || !since) return;
+    d->queue_ms = waited;
+    wait_since(d, since); /* whoever waited already is not asked whether there is room */
 }
 
 static void queue_expired(struct timer *t) {

@@ -371,6 +371,7 @@ static uint64_t enter_pool(struct dispatch *d, const struct pool *p) {
     struct str sent = t->sent_as ? str_of(t->sent_as) : notes_name(&t->notes);
     if (t->sent_as && in->has_model && !forward_swap(t->forward, in->model_off, in->model_raw, sent, in->kind == INTAKE_JSON))
         t->forward->fields.failed = true;
+    if (!in->world) return d->key; /* what was collected for another world's lists fits no other */
     return intake_key(in, &t->forward->body, p, sent);
 }
 
@@ -401,6 +402,7 @@ static void refresh(struct dispatch *d) {
     t->sent_as = NULL;
     t->cors = cors_for(t->world->conf, str_of(t->cors));
     forward_no_swap(t->forward);
+    t->intake->world = NULL;
     dispatch_move(d, m.pool); /* enters that pool: an alias of its own, a key of its own */
     world_unref(old);
 }

@@ -5,6 +5,7 @@ command -v dpkg-query >/dev/null 2>&1 || { echo "deps: this is no Debian: see RE
 have() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
 want="gcc libc6-dev make pkg-config libyaml-dev libcjson-dev libxxhash-dev libc-ares-dev libcmocka-dev python3 python3-pytest python3-pytest-xdist python3-yaml curl"
 [ -n "${LINT:-}" ] && want="$want clang libclang-rt-dev clang-format clang-tidy cppcheck shellcheck"
+[ -n "${VALGRIND:-}" ] && want="$want valgrind"
 [ -n "${BENCH:-}" ] && want="$want nginx-light haproxy iproute2"
 missing=""
 for p in $want; do have "$p" || missing="$missing $p"; done

@@ -30,7 +30,7 @@ for path in sys.argv[1:]:
                 print(f"ok      {path}: {d['kind']} by Kubernetes {version}")
             except (kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError) as e:
                 failed += 1
-                print(f"FAILED  {path}: {d['kind']} by Kubernetes {version}: {e}")
+                print(f"FAILED  {path}: {d['kind']} by Kubernetes {version}: {str(e).splitlines()[0]}")
 print(f"{passed} passed, {failed} failed")
 sys.exit(failed > 0)
 EOT

@@ -1,9 +1,11 @@
 /* The `openai` package from npm against the router: every resource that is routed, streams, leaving, errors as its classes, retries. */
 import assert from "node:assert/strict";
+import { File } from "node:buffer";
 import OpenAI from "openai";
 import { freePort, notingFetch, pace, raised, startRouter, startUpstream, test, until } from "./lab.mjs";
 import { text } from "./shapes.mjs";
 
+globalThis.File ??= File; // node 18 has it, but not under that name, and the SDK asks for it there
 const up = await startUpstream();
 const router = await startRouter([up], { pool: { aliases: { "gpt-4o-mini": "tiny" }, model_list: { interval: "100ms" } } });
 const client = (to = router, more = {}) => new OpenAI({ baseURL: `${to.url}/v1`, apiKey: "sk-test", maxRetries: 0, ...more });

@@ -19,7 +19,10 @@ from .wire import DEADLINE, WaitTimeout
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 ROUTER_BIN = os.environ.get("ROUTER_BIN") or str(ROOT / "build" / "asan" / "router")
 SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|UndefinedBehaviorSanitizer|runtime error:|Assertion .* failed|SUMMARY: .*Sanitizer")
-START = max(DEADLINE, 10)
+# VALGRIND=1: every router runs under memcheck (a debug build; sanitizers and valgrind do not mix). Errors and leaks end it with 99.
+VALGRIND = ["valgrind", "--quiet", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite,indirect",
+            "--show-leak-kinds=definite,indirect"] if os.environ.get("VALGRIND") else []
+START = max(DEADLINE, 10) * (6 if VALGRIND else 1)
 
 
 
@@ -48,7 +51,7 @@ class Router:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.config_path = self.directory / "pools.yaml"
         self.write_config(config)
-        command = [binary or ROUTER_BIN, "-config", str(self.config_path)]
+        command = [*VALGRIND, binary or ROUTER_BIN, "-config", str(self.config_path)]
         for address in listen:
             command += ["-listen", str(address)]
         self.command = command + [str(a) for a in args]
