@@ -25,7 +25,8 @@ echo "== two demo backends on 127.0.0.1:9001 and :9101, the router on :9090 with
 for port in 9001 9101; do
     curl -s -o /dev/null --retry 50 --retry-delay 0 --retry-connrefused --max-time 10 "http://127.0.0.1:$port/health" || { echo "make run: the backend on port $port did not start" >&2; exit 1; }
 done
-./router -config pools.yaml -listen 127.0.0.1:9090 & router=$!
+mkdir -p build
+./router -config pools.yaml -listen 127.0.0.1:9090 >build/access.log & router=$!
 pids="$router $pids"
 curl -s -o /dev/null --retry 50 --retry-delay 0 --retry-connrefused --max-time 10 http://127.0.0.1:9090/health || { echo "make run: the router did not start" >&2; exit 1; }
 
@@ -35,6 +36,10 @@ curl -sS -N --max-time 60 http://127.0.0.1:9090/v1/chat/completions -H 'Content-
     -d "{\"model\":\"llama3-8b-instruct\",\"user\":\"$user\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"Who are you?\"}]}" |
     /usr/bin/python3 -u examples/show.py
 status=$?
+echo
+echo "== the router's line about it (all of them are in build/access.log):"
+for _ in 1 2 3 4 5 6 7 8 9 10; do grep -q '"path":"/v1/chat' build/access.log && break; sleep 0.1; done
+grep '"path":"/v1/chat' build/access.log
 echo
 if [ -n "${ROUTER_ONCE:-}" ]; then exit $status; fi
 cat <<'EOT'

@@ -327,16 +327,9 @@ static void the_last_bytes_of_a_body(void **state) {
             assert_null(u.tail);
             assert_counts(8, -1, 9);
         }
-    /* Counts that stand in front, too far from the end for the first look. */
-    begin(USAGE_JSON);
+    begin(USAGE_JSON); /* counts in front, too far from the end for the first look */
     usage_last(&u, text, body_of(text, 4000, "{\"usage\":{\"completion_tokens\":9,\"prompt_tokens\":8},\"x\":\"", "\",\"a_n\":1}"));
     assert_counts(8, -1, 9);
-    begin(USAGE_SSE); /* a stream's last bytes are bytes like others */
-    struct str line = STR("data: {\"usage\":{\"prompt_tokens\":5}}\n");
-    usage_last(&u, line.ptr, line.len);
-    assert_counts(-1, -1, -1);
-    usage_end(&u);
-    assert_counts(5, -1, -1);
 }
 
 /* How numbers may be written, what is none, and what makes a record none. */
@@ -348,36 +341,30 @@ static void only_sane_counts_of_sound_records(void **state) {
         {"{\"usage\":{\"prompt_tokens\":12.0,\"completion_tokens\":1.5e1}}", 12, -1, 15},
         {"{\"usage\":{\"prompt_tokens\":9007199254740994,\"completion_tokens\":1e300}}", -1, -1, -1},
         {"{\"usage\":{\"prompt_tokens\":true,\"completion_tokens\":null}}", -1, -1, -1},
-        {"{\"usage\":{\"prompt_tokens\":{\"x\":1},\"completion_tokens\":[3]}}", -1, -1, -1},
         {"{\"usage\":{\"prompt_tokens\":1000000000000000000000000000000000000001,\"completion_tokens\":4}}", -1, -1, 4},
         {" { \"usage\" :\t{ \"prompt_tokens\" : 2 , \"prompt_tokens_details\" : { \"cached_tokens\" : 1 } } } ", 2, 1, -1},
         {"{\"usage\":{\"x\":{\"prompt_tokens\":1}},\"y\":{\"prompt_tokens\":1},\"z\":[{\"prompt_tokens\":1}]}", -1, -1, -1},
         {"{\"cached_tokens\":1,\"timings\":{\"tokens_evaluated\":1},\"response\":{\"eval_count\":2}}", -1, -1, -1},
         {"{\"usage\":{\"prompt_tokens\" 2}}", -1, -1, -1},
-        {"{\"usage\":{\"prompt_tokens\":2},}", -1, -1, -1},
         {"{\"usage\":{\"prompt_tokens\":2},\"a\":[1,]}", -1, -1, -1},
-        {"{\"usage\":{\"prompt_tokens\":2},\"a\":tru}", -1, -1, -1},
         {"{\"usage\":{\"prompt_tokens\":2,\"cache_read_input_tokens\":7},\"usage\":{\"input_tokens\":3}}", 3, 7, -1},
     };
-    static char deep[4096];
+    static char deep[1200];
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         begin(USAGE_JSON);
         feed(rows[i].text);
         usage_end(&u);
-        if (u.counts.prompt != rows[i].prompt) print_message("in: %s\n", rows[i].text);
         assert_counts(rows[i].prompt, rows[i].cached, rows[i].completion);
     }
-    for (size_t levels = 511; levels <= 512; levels++) { /* the outermost object is a level too */
-        body_of(deep, 2 * levels + 100, "{\"a\":", ",\"usage\":{\"prompt_tokens\":2}}");
-        size_t n = 2 * levels + 100 - strlen(",\"usage\":{\"prompt_tokens\":2}}");
-        memset(deep + 5, ' ', n - 5);
-        memset(deep + 5, '[', levels);
-        memset(deep + n - levels, ']', levels);
+    for (int levels = 511; levels <= 512; levels++) { /* the outermost object is a level too */
+        memset(deep, '[', 600);
+        memset(deep + 600, ']', 600);
         begin(USAGE_NDJSON);
-        usage_feed(&u, deep, 2 * levels + 100);
-        usage_end(&u);
-        assert_counts(levels < 512 ? 2 : -1, -1, -1);
+        feed("{\"a\":");
+        usage_feed(&u, deep + 600 - levels, 2 * (size_t)levels);
+        feed(",\"eval_count\":2}\n");
+        assert_int_equal(u.counts.completion, levels < 512 ? 2 : -1);
     }
 }
 
