@@ -63,8 +63,6 @@ void txn_request(struct txn *t); /* the body is whole: match, dispatch */
 void txn_reply(struct txn *t, int status, struct str type, struct str extra, struct str body);
 /* A refusal. message empty: the row's own text; extra: ready field lines. The txn may be gone on return. */
 void txn_error(struct txn *t, enum why why, struct str message, struct str extra);
-/* The 204 that tells a browser which headers it may send; only with txn.cors set (Fetch standard, CORS protocol). */
-void txn_preflight(struct txn *t, const struct http_head *head);
 void txn_drained(struct txn *t);
 void txn_gone(struct txn *t, enum why why); /* the client is lost */
 void txn_cut_all(void);                     /* hard end: every one still running ends with WHY_SHUTDOWN */

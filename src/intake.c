@@ -79,7 +79,8 @@ static enum why bad_model(struct intake *in, const char *error) {
 static enum why json_model(struct intake *in, const struct body *body) {
     const struct json *j = &in->json;
     char raw[6 * INTAKE_MODEL_MAX]; /* each byte of it may be written as \u00XX */
-    if (j->models > 1) return bad_model(in, "'model' is given more than once (also in other letter case), or a name like it is broken.");
+    if (j->models > 1)
+        return bad_model(in, "'model' is given more than once (also in other letter case), or a name like it is broken.");
     if (j->model.type == JSON_ABSENT) return j->models ? bad_model(in, "'model' must be written in lower case.") : WHY_NONE;
     if (j->model.type != JSON_STRING) return bad_model(in, "'model' must be a string.");
     if (!j->model.len) return bad_model(in, "'model' must not be empty.");

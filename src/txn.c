@@ -219,19 +219,6 @@ void txn_reply(struct txn *t, int status, struct str type, struct str extra, str
     send_reply(t, &out, WHY_DONE);
 }
 
-void txn_preflight(struct txn *t, const struct http_head *h) {
-    struct buf extra = {0};
-    struct str asked = http_get(h, FIELD_AC_REQUEST_HEADERS);
-    BUF_LIT(&extra, "Access-Control-Allow-Methods: GET, HEAD, POST\r\nAccess-Control-Max-Age: 600\r\n");
-    if (asked.len) {
-        BUF_LIT(&extra, "Access-Control-Allow-Headers: ");
-        buf_puts(&extra, asked); /* a field's value, which http found free of control bytes */
-        BUF_LIT(&extra, "\r\n");
-    }
-    txn_reply(t, 204, STR_NONE, buf_str(&extra), STR_NONE);
-    buf_free(&extra);
-}
-
 static int retry_after(enum why why) {
     return why == WHY_NO_ENDPOINT ? 5 : 1; /* an endpoint comes back at the pace of its probes; a slot or memory sooner */
 }

@@ -334,7 +334,7 @@ def check_rules(tree):
         found += [(i, f"{n}: has no bound") for i, n in calls(text, UNBOUNDED)]
         bad += [f"{path}:{i}: {what}" for i, what in sorted(found)]
     words = re.compile(r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b")
-    texts = tree.c + tree.h + tree.shell + tree.python + ["Makefile", *glob("*.md", "src/*.md", "*.yaml", "examples/*", "tests/PROMISES", ".ci/*")]
+    texts = tree.c + tree.h + tree.shell + tree.python + ["Makefile", *glob("*.md", "src/*.md", "*.yaml", "examples/*.yaml", "examples/*.sh", "examples/*.py", "examples/backend", "examples/*/*", "tests/PROMISES", ".ci/*")]
     for path in sorted(p for p in set(texts) if os.path.isfile(p)):
         bad += [f"{path}:{i}: {m.group(0)}" for i, line in enumerate(read(path).split("\n"), 1) for m in words.finditer(line)]
     return bad

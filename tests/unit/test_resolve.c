@@ -114,8 +114,7 @@ static void an_order_is_steady(void **state) {
     assert_false(merged("::1 127.0.0.1", "127.0.0.1 ::1", "::1 127.0.0.1", moved));
 }
 
-/* "10.0.0.FROM … 10.0.0.TO" behind `front`, in dst. */
-static const char *run_of(char dst[2048], const char *front, unsigned from, unsigned to) {
+static const char *run_of(char dst[2048], const char *front, unsigned from, unsigned to) { /* front, then 10.0.0.FROM to TO */
     size_t n = (size_t)snprintf(dst, 2048, "%s", front);
     for (unsigned i = from; i <= to; i++)
         n += (size_t)snprintf(dst + n, 2048 - n, "%s10.0.0.%u", n ? " " : "", i);
@@ -126,12 +125,9 @@ static void no_more_than_there_is_room_for(void **state) {
     uint8_t moved[RESOLVE_ADDRS_MAX];
     enum { MOST = RESOLVE_ADDRS_MAX };
     static char first[2048], more[2048], turned[2048], wanted[2048];
-    (void)state;
-    run_of(first, "", 1, MOST);
-    run_of(more, "", 1, MOST + 2);
-    run_of(turned, "10.0.0.201 10.0.0.202", 1, MOST);
-    assert_true(merged("", first, first, moved));
-    assert_true(merged("", more, first, moved));
+    (void)state, run_of(turned, "10.0.0.201 10.0.0.202", 1, MOST);
+    assert_true(merged("", run_of(first, "", 1, MOST), first, moved));
+    assert_true(merged("", run_of(more, "", 1, MOST + 2), first, moved));
     assert_false(merged(first, turned, first, moved)); /* a full list lets nobody in while all of it is still there */
     assert_int_equal(moved[MOST - 1], MOST - 1);
     assert_true(merged("10.0.0.1", turned, run_of(wanted, "10.0.0.1 10.0.0.201 10.0.0.202", 2, MOST - 2), moved));
