@@ -123,16 +123,27 @@ integration: deps
 	@$(MAKE) --no-print-directory MODE=asan build/asan/router
 	ROUTER_BIN=build/asan/router $(PY) -m pytest -q tests/integration
 
-install: router
-	install -D -m 0755 router $(DESTDIR)$(PREFIX)/bin/router
-	[ -e $(DESTDIR)$(PREFIX)/etc/router/pools.yaml ] || install -D -m 0644 pools.yaml $(DESTDIR)$(PREFIX)/etc/router/pools.yaml
-	install -D -m 0644 examples/man/router.8 $(DESTDIR)$(PREFIX)/share/man/man8/router.8
-	install -D -m 0644 examples/man/pools.yaml.5 $(DESTDIR)$(PREFIX)/share/man/man5/pools.yaml.5
+BIN ?= router
+install: $(BIN)
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' UNITS='$(UNITS)' sh packaging/install.sh install '$(BIN)'
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/router $(DESTDIR)$(PREFIX)/share/man/man8/router.8 $(DESTDIR)$(PREFIX)/share/man/man5/pools.yaml.5
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' sh packaging/install.sh uninstall
+image:
+	@sh packaging/image.sh
+deb: deps
+	@$(MAKE) --no-print-directory MODE=release router
+	@sh packaging/deb.sh
+image-test:
+	@sh tests/image/run.sh
+deb-test:
+	@sh tests/deb/run.sh
+debians:
+	@sh tests/debians.sh
+kubernetes:
+	@sh tests/kubernetes.sh
 clean:
 	rm -rf build router
 
-.PHONY: all deps run test ubsan-test valgrind-test unit golden replay fuzz integration bench soak clients browser lint format install uninstall clean
+.PHONY: all deps run test ubsan-test valgrind-test unit golden replay fuzz integration bench soak clients browser lint format install uninstall image deb image-test deb-test debians kubernetes clean
 .SECONDARY:
 -include $(wildcard $(B)/*.d)

@@ -19,8 +19,8 @@ ELSEWHERE = {
     "docker build -t router .": "tests/image",
     "docker run": "tests/image",
     "sudo make install": "test_install.py",
-    "sudo install -m 0644 examples/systemd": "test_systemd.py verifies the units",
     "sudo systemctl": "tests/deb, in a booted root where the machine has one",
+    "kubectl apply": "tests/kubernetes.sh checks the manifests by their schemas",
 }
 
 
