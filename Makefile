@@ -9,15 +9,12 @@ PROGRAM := version metrics status ui local keys front listener sd reload server 
 MODULES := $(BASE) $(MACHINE) $(FORMATS) $(MODEL) $(TRAFFIC) $(PROGRAM)
 
 MODE   ?= release
-CC     ?= cc
 PREFIX ?= /usr/local
 PY     := /usr/bin/python3
 B      := build/$(MODE)
 Q      := $(if $(V),,@)
 
-ifeq ($(origin CC),default)
-CC := gcc
-endif
+CC     := $(if $(filter default,$(origin CC)),gcc,$(CC))
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wcast-qual -Wformat=2 -Wvla -Wimplicit-fallthrough
 ifneq ($(WERROR)$(CI),)
 WARN += -Werror
@@ -77,7 +74,6 @@ $(B)/golden: tests/golden/golden.c $(call objs,http)
 	@mkdir -p $(@D)
 	@echo "  LD $@"
 	$Q$(CC) $(CFLAGS_ALL) $(LINK_$(MODE)) $(filter-out %.h,$^) -o $@ $(LIBS)
-# Corpora are replayed by a small main of our own; `make fuzz` links the same targets with libFuzzer.
 FUZZ_LAST := conf
 $(B)/replay/%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(call objs,$(FUZZ_LAST))
 	@mkdir -p $(@D)
@@ -139,11 +135,15 @@ deb-test:
 	@sh tests/deb/run.sh
 debians:
 	@sh tests/debians.sh
+guard:
+	@VALGRIND=1 sh tests/deps.sh
+	@$(MAKE) --no-print-directory MODE=release router
+	@$(PY) tests/bench/guard.py
 kubernetes:
 	@sh tests/kubernetes.sh
 clean:
 	rm -rf build router
 
-.PHONY: all deps run test ubsan-test valgrind-test unit golden replay fuzz integration bench soak clients browser lint format install uninstall image deb image-test deb-test debians kubernetes clean
+.PHONY: all deps run test ubsan-test valgrind-test unit golden replay fuzz integration bench soak clients browser lint format install uninstall image deb image-test deb-test debians guard kubernetes clean
 .SECONDARY:
 -include $(wildcard $(B)/*.d)

@@ -526,9 +526,13 @@ struct conf *conf_load(const char *path, struct conf_findings *f) {
         findings_error(f, NULL, "file", "cannot be read: %s", strerror(errno));
         return NULL;
     }
-    char *text = must_alloc(FILE_MAX + 1);
-    while (len <= FILE_MAX && (n = fread(text + len, 1, FILE_MAX + 1 - len, file)) > 0)
+    /* No more memory than the file needs: a reload must not leave a large hole behind. */
+    size_t room = 16384;
+    char *text = must_alloc(room);
+    while (len <= FILE_MAX && (n = fread(text + len, 1, room - len, file)) > 0) {
         len += n;
+        if (len == room) text = must_realloc(text, room *= 2);
+    }
     if (ferror(file))
         findings_error(f, NULL, "file", "cannot be read: %s", strerror(errno));
     else

@@ -246,10 +246,16 @@ class Caller(threading.Thread):
         self.drop()
 
     def one(self, row, name):
-        if self.client is None or self.random.random() < 0.1:
+        kept = self.client is not None and self.random.random() >= 0.1
+        if not kept:
             self.drop()
             self.client = RawClient(self.run_.router.address, timeout=PATIENCE)
-        outcome, status = row[2](self, name)
+        try:
+            outcome, status = row[2](self, name)
+        except (PeerClosed, BrokenPipeError, ConnectionResetError):  # idle clients make room; SDKs then send again
+            if not kept or not self.run_.is_short():
+                raise
+            outcome, status = self.leave(name)[0] + ", closed to make room", None
         self.run_.ledger.done(name, f"{row[1]}: {outcome}", status)
 
     def drop(self, reset=False):
@@ -380,6 +386,7 @@ REQUESTS = [
 class Run:
     def __init__(self, options):
         self.options, self.ledger, self.over = options, Ledger(), threading.Event()
+        self.short_until = 0
         self.met, self.meeting = collections.Counter(), threading.Condition()
         self.endpoints = [Endpoint(self, f"e{i}") for i in range(7)]
         self.directory = tempfile.TemporaryDirectory(prefix="soak-")
@@ -439,7 +446,11 @@ class Run:
         if not answer.startswith(b"HTTP/1.1 200 "):
             self.ledger.complain(f"{verb} {endpoint.url}: {answer!r}")
 
+    def is_short(self):
+        return time.monotonic() < self.short_until
+
     def limit_files(self, soft):
+        self.short_until = float("inf") if soft else time.monotonic() + 1
         hard = resource.prlimit(self.router.pid, resource.RLIMIT_NOFILE)[1]
         resource.prlimit(self.router.pid, resource.RLIMIT_NOFILE, (hard if soft is None else min(soft, hard), hard))
 
