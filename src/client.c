@@ -25,7 +25,8 @@
 #define LINGER_MS      2000                /* quiet time after which a lingering client is closed */
 #define LINGER_STEP    ((uint32_t)1 << 20) /* bytes that count as not quiet */
 #define LINGER_MOST_MS 30000
-#define FRESH_MS       1000 /* at a drain, for a request on its way on a connection just made: to close it would refuse it */
+#define IDLE_LOOK      64
+#define FRESH_MS       1000 /* for a request on its way on a connection just made: to close that would refuse it */
 
 /* A request as it arrives. A stream that runs for minutes does without it. */
 struct client_reading {
@@ -511,10 +512,18 @@ unsigned client_idle_count(void) {
     return n;
 }
 
+/* A connection just made has its first request on the way: to close it for the next one would only turn newcomers away by newcomers. */
+static bool is_new(const struct client *c) {
+    int64_t timeout = conf()->idle_timeout;
+    return c->fresh && timeout && c->timer.when - clock_ms() > timeout - FRESH_MS;
+}
+
 static struct client *longest_idle(void) {
+    int looked = 0;
     list_each(it, &idle_list) {
         struct client *c = list_entry(it, struct client, link);
-        if (!c->admin) return c;
+        if (!c->admin && !is_new(c)) return c;
+        if (++looked == IDLE_LOOK) break; /* behind so many new ones nobody has been idle for long */
     }
     return NULL;
 }
