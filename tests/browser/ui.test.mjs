@@ -254,7 +254,8 @@ test("a page of another site cannot drain: not by a form, not by fetch, not by a
       document.body.innerHTML = `<form method="post" enctype="${kind}"><input name='{"x":"' value='"}'></form>`;
       document.forms[0].action = to;
     }, [target, type]);
-    const [answer] = await Promise.all([evil.waitForResponse(r => r.url() === target), evil.evaluate(() => document.forms[0].submit())]);
+    // The page that answers must be there whole, or the next visit would break into this one.
+    const [answer] = await Promise.all([evil.waitForNavigation({ url: target }), evil.evaluate(() => document.forms[0].submit())]);
     assert.equal(answer.status(), 403, type);
   }
   const shown = await (await fetch(`${router.admin}/status`)).json();
