@@ -113,12 +113,20 @@ static enum local_page page_for(const struct client *c, struct str path) {
     return c->admin ? LOCAL_NONE : page;
 }
 
+/* In any field of that name: an empty or harmless one before it hides nothing. */
+static bool is_encoded(const struct http_head *h) {
+    for (unsigned i = 0; i < h->nfields; i++) {
+        struct str value = http_value(h, &h->fields[i]);
+        if (h->fields[i].id == FIELD_CONTENT_ENCODING && value.len && !str_ieq(value, STR("identity"))) return true;
+    }
+    return false;
+}
+
 /* A body that we would not read, known from the head alone. True: it is acceptable so far. */
 static bool body_acceptable(struct txn *t, const struct http_head *h) {
-    struct str encoding = http_get(h, FIELD_CONTENT_ENCODING);
     if (h->expect_other)
         error(t, WHY_EXPECT);
-    else if (encoding.len && !str_ieq(encoding, STR("identity")))
+    else if (is_encoded(h))
         error(t, WHY_ENCODED);
     else if (h->has_length && h->length > world_current()->conf->max_body)
         error(t, WHY_BIG_BODY);

@@ -16,6 +16,7 @@
 #include "loop.h"
 #include "timer.h"
 #include "upstream.h"
+#include "world.h"
 
 #define BATCH        64
 #define PAUSE_MS     100
@@ -43,6 +44,10 @@ void listener_set_limit(unsigned max_connections) {
 }
 
 static void accepted(struct listener *l, int fd, const struct sock_addr *peer) {
+    if (!world_current()) { /* a start that fails takes its listeners back */
+        close(fd);
+        return;
+    }
     bool room = l->admin || !limit || client_count() < limit || client_close_longest_idle();
     if (!room && client_count() >= limit + NO_ROOM_MOST) {
         close(fd);

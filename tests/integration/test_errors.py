@@ -108,6 +108,8 @@ ROWS = {
     "large body in chunks": Row(413, REQ, "request_too_large",
                                 raw(f"POST % HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n10001\r\n{{\"x\":\"" + "x" * 65_531), closes=True, says="large"),
     "gzip": Row(415, REQ, "unsupported_encoding", body(b"\x1f\x8b", [("Content-Encoding", "gzip")]), says="Content-Encoding"),
+    "gzip behind identity": Row(415, REQ, "unsupported_encoding", body(b"\x1f\x8b", [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")]),
+                                says="Content-Encoding"),
     "zstd": Row(415, REQ, "unsupported_encoding", body(b"\x28\xb5", [("Content-Encoding", "zstd")]), says="Content-Encoding"),
     "odd Expect": Row(417, REQ, None, body({"model": "m"}, [("Expect", "the-unexpected")]), says="100-continue"),
     "full": Row(429, RATE, "overloaded", model("busy"), retry_after=True, says="(?i)busy|full"),

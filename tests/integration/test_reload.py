@@ -1,4 +1,5 @@
 """Contract 7: SIGHUP. The new configuration is built whole and swapped, or refused with the reason; nothing that lives is lost."""
+import contextlib
 import os
 import re
 import signal
@@ -245,7 +246,10 @@ def changes_nothing(lab, router, up, config, reason):
 
 def listeners(router):
     """Ports on which that process listens."""
-    inodes = {os.readlink(f"/proc/{router.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{router.pid}/fd")}
+    inodes = set()
+    for fd in os.listdir(f"/proc/{router.pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # a connection that ends just now
+            inodes.add(os.readlink(f"/proc/{router.pid}/fd/{fd}"))
     for line in open("/proc/net/tcp").read().splitlines()[1:]:
         fields = line.split()
         if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
