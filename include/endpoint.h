@@ -80,6 +80,9 @@ void endpoint_sign(struct endpoint *e, enum endpoint_sign sign, const char *reas
 /* A request was given to it though it is not up (no probes): the next one waits for this one's outcome. */
 void endpoint_offered(struct endpoint *e);
 void endpoint_drain(struct endpoint *e, bool on);
+/* The i-th address on the way of a connect that began at the `first`, with the URL's port. Others' connects do not change that way,
+ * though they may find an address that works. False: there are no more. */
+bool endpoint_address(const struct endpoint *e, unsigned first, unsigned i, struct sock_addr *out);
 
 /* Set once by who stands below: called when an endpoint's name got its first or another answer, when its last reference goes
  * (idle connections must be closed). NULL = nobody. */

@@ -30,7 +30,9 @@ void loop_close(void);
 /* Registers fd once, for everything, edge-triggered. A fresh socket counts as writable at once. False with errno if refused. */
 bool loop_add(struct loop_fd *io, int fd, void (*ready)(struct loop_fd *));
 void loop_remove(struct loop_fd *io); /* before close(2); off the ready list too. Harmless twice */
-void loop_ready(struct loop_fd *io);  /* on the ready list: `ready` is called in the next turn (this one's list is fixed) */
+void loop_yield(
+    struct loop_fd *io); /* the same, before all who had their turn in this one: for who did nothing because it was late */
+void loop_ready(struct loop_fd *io); /* on the ready list: `ready` is called in the next turn (this one's list is fixed) */
 
 void loop_task_init(struct loop_task *t, void (*run)(struct loop_task *));
 void loop_defer(struct loop_task *t);

@@ -35,4 +35,6 @@ const char *sock_text(const struct sock_addr *addr, char dst[SOCK_TEXT]);
 const char *sock_ip(const struct sock_addr *addr, char dst[SOCK_TEXT]);
 /* Waits for no one: what the kernel says a vanished peer costs: probes after 20 s, dead after about 50 s (RFC 1122 4.2.3.6). */
 void sock_watch_peer(int fd);
+/* True: what was sent was not acknowledged for 50 s, however often it was tried. A full window that the peer confirms is no loss. */
+bool sock_peer_lost(int fd);
 #endif

@@ -61,6 +61,7 @@ struct upstream {
     struct http_head *own_head;                /* while a head is half read */
     uint64_t sent;                             /* bytes of the request that went */
     int64_t started;                           /* clock_ms: of the connect, then of the sending */
+    int64_t due;                               /* clock_ms: of the exchange's timeout, TIMER_NEVER = none */
     int64_t idle_until;                        /* clock_ms: not reused after */
     uint32_t connect, first_byte, stream_idle; /* ms, 0 = none */
     uint32_t name_changes;                     /* of the endpoint's name as the connect began: never reused after another */

@@ -41,6 +41,13 @@ struct recent {
 static struct recent *recent;
 static unsigned recent_count, recent_next;
 
+static uint64_t lines_in(struct str s) {
+    uint64_t n = 0;
+    for (const char *p = s.ptr, *end = s.ptr + s.len; p < end && (p = memchr(p, '\n', (size_t)(end - p))); p++)
+        n++;
+    return n;
+}
+
 static int open_log(const char *path, bool *sock) {
     struct stat st;
     *sock = false;
@@ -68,6 +75,10 @@ const char *access_open(enum conf_access f, const char *path) {
     static char problem[300];
     int opened = -1;
     bool sock = false;
+    if (fd >= 0 && f != ACCESS_OFF && strcmp(path, "-") == 0 && strcmp(file, "-") == 0) {
+        format = f; /* the same stdout: what it has not taken yet stays owed, and no line is cut */
+        return NULL;
+    }
     if (f != ACCESS_OFF && (opened = open_log(path, &sock)) < 0) {
         snprintf(problem, sizeof problem, "cannot open %.200s: %s", path, strerror(errno));
         return problem;
@@ -93,6 +104,7 @@ void access_close(void) {
     if (fd >= 0) close(fd);
     if (flush_task.run) loop_undefer(&flush_task);
     timer_drop(&again);
+    dropped += lines_in(buf_str(&pending));
     buf_free(&pending);
     free(file);
     fd = -1, file = NULL, format = ACCESS_OFF;
@@ -100,13 +112,6 @@ void access_close(void) {
 
 uint64_t access_dropped(void) {
     return dropped;
-}
-
-static uint64_t lines_in(struct str s) {
-    uint64_t n = 0;
-    for (const char *p = s.ptr, *end = s.ptr + s.len; p < end && (p = memchr(p, '\n', (size_t)(end - p))); p++)
-        n++;
-    return n;
 }
 
 /* All but the rest of a line of which a part went: what comes after it must not be glued to half a line. */

@@ -288,7 +288,8 @@ static bool read_body(struct client *c, size_t *turn) {
     struct http *http = &c->reading->http;
     struct str in = conn_in(&c->conn);
     if ((http->left > BULK_BYTES || *turn >= BULK_BYTES) && loop_late()) {
-        *turn = TURN_BYTES; /* others have a turn */
+        if (!*turn) loop_yield(&c->conn.io); /* and then it goes first */
+        *turn = TURN_BYTES;                  /* others have a turn */
         return true;
     }
     bool in_place = !in.len && http->left && c->state == CLIENT_BODY;
@@ -367,7 +368,7 @@ static void step(struct client *c) {
     if (c->in_step || c->state == CLIENT_CLOSED) return;
     c->in_step = true;
     flush(c);
-    while (more && c->state != CLIENT_CLOSED && bytes < TURN_BYTES && requests < TURN_REQUESTS) {
+    while (more && c->state != CLIENT_CLOSED && bytes < TURN_BYTES && requests < TURN_REQUESTS && !(requests && loop_late())) {
         uint8_t was = c->state;
         switch ((enum client_state)c->state) {
         case CLIENT_IDLE:
@@ -458,10 +459,21 @@ static void expired(struct timer *t) {
     struct client *c = list_entry(t, struct client, timer);
     switch ((enum client_state)c->state) {
     case CLIENT_IDLE:
+        step(c); /* one last read, as client_close_longest_idle does: what came in time is served, however late we are */
+        if (c->state == CLIENT_IDLE && c->timer.when == TIMER_NEVER) client_close(c);
+        break;
     case CLIENT_LINGER:
     case CLIENT_DISCARD: client_close(c); break;
-    case CLIENT_HEAD: refuse(c, WHY_SLOW_HEAD, NULL); break;
-    case CLIENT_BODY: refuse(c, WHY_SLOW_BODY, NULL); break;
+    case CLIENT_HEAD:
+        step(c); /* so is the rest of a head */
+        if (c->state == CLIENT_HEAD && c->timer.when == TIMER_NEVER) refuse(c, WHY_SLOW_HEAD, NULL);
+        break;
+    case CLIENT_BODY:
+        if (conn_readable(&c->conn)) /* it is here: we are late, not the client */
+            timer_set(&c->timer, deadline(conf()->body_timeout));
+        else
+            refuse(c, WHY_SLOW_BODY, NULL);
+        break;
     case CLIENT_BUSY:
         conn_reset(&c->conn); /* megabytes may wait in the kernel for one who reads nothing */
         lost(c, WHY_CLIENT_SLOW);
@@ -522,7 +534,8 @@ static struct client *longest_idle(void) {
     int looked = 0;
     list_each(it, &idle_list) {
         struct client *c = list_entry(it, struct client, link);
-        if (!c->admin && !is_new(c)) return c;
+        if (c->admin) continue;
+        if (!is_new(c)) return c;
         if (++looked == IDLE_LOOK) break; /* behind so many new ones nobody has been idle for long */
     }
     return NULL;

@@ -212,8 +212,9 @@ static void drop_pipe(void) {
 
 bool conn_can_splice(void) {
     if (pipe_fds[0] >= 0) return true;
-    if (no_pipe || pipe2(pipe_fds, O_NONBLOCK | O_CLOEXEC) != 0) {
-        no_pipe = true;
+    if (no_pipe) return false;
+    if (pipe2(pipe_fds, O_NONBLOCK | O_CLOEXEC) != 0) {
+        no_pipe = errno != EMFILE && errno != ENFILE; /* a shortage passes */
         return false;
     }
     (void)fcntl(pipe_fds[1], F_SETPIPE_SZ, (int)(4 * CONN_SCRATCH)); /* more slots: a segment takes one, however short it is */

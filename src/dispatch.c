@@ -24,8 +24,15 @@ static struct slab slab = {.size = sizeof(struct tried), .clear = sizeof(struct 
 static unsigned queued;
 static void wake_queues(struct loop_task *t);
 static struct loop_task wake_task;
+static struct timer look; /* an endpoint without probes may be worth a request now: nothing else tells */
+#define LOOK_MS 1000
 
 static void queue_expired(struct timer *t);
+
+static void look_again(struct timer *t) {
+    (void)t;
+    dispatch_wake();
+}
 
 void dispatch_init(struct dispatch *d, const struct dispatch_user *api) {
     list_init(&d->link);
@@ -103,7 +110,10 @@ static void wait_for_slot(struct dispatch *d) {
     join_queue(d);
     if (!d->queued_at) return; /* refused */
     d->api->refresh(d);
-    if (!d->pool) d->api->refused(d, WHY_NO_ENDPOINT);
+    if (!d->pool)
+        d->api->refused(d, WHY_NO_ENDPOINT);
+    else
+        dispatch_wake(); /* the pool it was moved to may have room */
 }
 
 void dispatch_move(struct dispatch *d, const struct pool *p) {
@@ -150,7 +160,6 @@ void dispatch_start(struct dispatch *d, const struct pool *p) {
         d->api->refused(d, WHY_NO_ENDPOINT);
     } else if (got.result == ROUTE_FULL || !list_empty(&d->pool->live->queue)) {
         wait_for_slot(d); /* also behind those who wait already: first come, first served */
-        dispatch_wake();
     } else {
         take_slot(d, got);
         d->api->granted(d);
@@ -260,5 +269,7 @@ static void wake_queues(struct loop_task *t) {
     list_each(it, world_lives()) list_entry(it, struct pool_live, link)->stuck = false;
     for (struct pool_live *l; (l = longest_waiting());)
         if (!serve_first(l)) l->stuck = true;
+    if (!look.fire) timer_init(&look, look_again);
+    timer_set(&look, queued ? clock_ms() + LOOK_MS : TIMER_NEVER);
     world_unref(w);
 }

@@ -200,3 +200,22 @@ void endpoint_drain(struct endpoint *e, bool on) {
     log_info("endpoint", "%s is %s", e->url.text, on ? "draining, as an operator asked" : "no longer draining");
     if (on_change) on_change(e);
 }
+
+bool endpoint_address(const struct endpoint *e, unsigned first, unsigned i, struct sock_addr *out) {
+    memset(out, 0, sizeof *out);
+    if (e->url.is_unix) {
+        if (i) return false;
+        out->u.un.sun_family = AF_UNIX;
+        str_copy(out->u.un.sun_path, sizeof out->u.un.sun_path, str_of(e->url.path));
+        out->len = sizeof out->u.un;
+        return true;
+    }
+    const struct resolve_name *n = e->watch.name;
+    if (i >= n->naddrs) return false;
+    *out = n->addrs[(first + i) % n->naddrs];
+    if (out->u.sa.sa_family == AF_INET)
+        out->u.in4.sin_port = htons(e->url.port);
+    else
+        out->u.in6.sin6_port = htons(e->url.port);
+    return true;
+}

@@ -16,12 +16,32 @@ struct forward *forward_new(const struct http_head *head, const struct head_forw
     struct str target = str_at(head->base, head->target);
     buf_puts(&f->fields, target);
     f->target_len = (uint32_t)target.len;
+    f->bare = how->drop_credentials;
     head_request_fields(&f->fields, head, how);
     return f;
 }
 
 void forward_no_swap(struct forward *f) {
     buf_free(&f->swap);
+}
+
+void forward_drop_credentials(struct forward *f) {
+    struct str rest = {buf_ptr(&f->fields) + f->target_len, buf_len(&f->fields) - f->target_len}, line, name;
+    struct buf kept = {0};
+    if (f->bare) return;
+    buf_put(&kept, buf_ptr(&f->fields), f->target_len);
+    while (rest.len) {
+        rest = str_cut(rest, '\n', &line);
+        str_cut(line, ':', &name);
+        enum http_id id = field_id(name);
+        if (id == FIELD_AUTHORIZATION || id == FIELD_COOKIE || id == FIELD_X_API_KEY) continue;
+        buf_puts(&kept, line);
+        buf_putc(&kept, '\n');
+    }
+    kept.failed |= f->fields.failed;
+    buf_free(&f->fields);
+    f->fields = kept;
+    f->bare = true;
 }
 
 bool forward_swap(struct forward *f, uint64_t off, uint64_t raw, struct str name, bool json) {

@@ -32,6 +32,7 @@ struct errand {
     uint8_t kind;
     bool fresh; /* a stale idle connection was replaced already */
     bool too_big;
+    bool late; /* its answer lay there when its time was over: read first, once */
 };
 
 struct health {
@@ -166,7 +167,7 @@ static void start(struct errand *r) {
     struct upstream_limits limits = {e->connect_timeout < timeout ? e->connect_timeout : timeout, 0, 0};
     buf_free(&r->request);
     buf_free(&r->body);
-    r->too_big = false;
+    r->too_big = r->late = false;
     head_request_line(&r->request, STR("GET"), str_of(e->url.base),
                       str_of(r->kind == ERRAND_PROBE ? e->health_path : e->models_path), str_of(e->host), str_of(e->api_key));
     BUF_LIT(&r->request, "Accept: application/json\r\nUser-Agent: llama-model-router\r\n\r\n");
@@ -180,6 +181,11 @@ static void expired(struct timer *t) {
     struct endpoint *e = r->endpoint;
     if (r->upstream) {
         bool sent = r->upstream->state == UPSTREAM_EXCHANGE;
+        if (sent && !r->late && conn_readable(&r->upstream->conn)) {
+            r->late = true;
+            timer_set(t, clock_ms()); /* in the next turn; the answer is read in this one */
+            return;
+        }
         upstream_abandon(r->upstream);
         r->upstream = NULL;
         gave_up(r, sent, true, sent ? "its health check got no answer in time" : "it took no connection in time");

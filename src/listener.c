@@ -176,7 +176,7 @@ bool listener_adopt(int fd, bool admin, const struct client_user *api, char err[
 
 static void close_one(struct listener *l) {
     /* Closing resets what waits: take it first. An inherited socket's backlog is for whoever comes next. */
-    while (!l->inherited && l->pause.when == TIMER_NEVER && accept_batch(l)) {
+    for (int i = 0; i <= BACKLOG / BATCH && !l->inherited && l->pause.when == TIMER_NEVER && accept_batch(l); i++) {
     }
     int fd = l->io.fd;
     timer_drop(&l->pause);

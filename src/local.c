@@ -46,14 +46,35 @@ static void json(struct txn *t, int status, struct str body) {
     txn_reply(t, status, STR("application/json"), STR_NONE, body);
 }
 
-/* The value of that name in the query, undecoded. */
-static struct str query_value(const struct http_head *h, struct str name) {
+static int hex(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return -1;
+}
+
+/* Percent-decoding, once (RFC 3986 2.1); only to be compared with names we know. */
+static struct str decode(struct str s, char dst[MODEL_ID_MAX]) {
+    size_t n = 0;
+    for (size_t i = 0; i < s.len && n < MODEL_ID_MAX; i++) {
+        if (s.ptr[i] == '%' && i + 2 < s.len && hex(s.ptr[i + 1]) >= 0 && hex(s.ptr[i + 2]) >= 0) {
+            dst[n++] = (char)(hex(s.ptr[i + 1]) * 16 + hex(s.ptr[i + 2]));
+            i += 2;
+        } else {
+            dst[n++] = s.ptr[i];
+        }
+    }
+    return (struct str){dst, n};
+}
+
+/* The value of that name in the query, decoded. */
+static struct str query_value(const struct http_head *h, struct str name, char dst[MODEL_ID_MAX]) {
     struct str target = str_at(h->base, h->target), rest, pair, key;
     rest = str_cut(target, '?', &key);
     while (rest.len) {
         rest = str_cut(rest, '&', &pair);
         struct str value = str_cut(pair, '=', &key);
-        if (str_eq(key, name)) return value;
+        if (str_eq(key, name)) return decode(value, dst);
     }
     return STR_NONE;
 }
@@ -82,7 +103,8 @@ static bool all_probed(const struct world *w) {
 
 static void answer_ready(struct txn *t, const struct http_head *h) {
     const struct world *w = world_current();
-    struct str only = query_value(h, STR("pool"));
+    char text[MODEL_ID_MAX];
+    struct str only = query_value(h, STR("pool"), text);
     struct buf out = {0}, pools = {0};
     bool known = !draining && all_probed(w), any = false, found = false;
     for (size_t i = 0; i < w->npools; i++) {
@@ -105,27 +127,6 @@ static void answer_ready(struct txn *t, const struct http_head *h) {
         json(t, any ? 200 : 503, buf_str(&out));
     buf_free(&out);
     buf_free(&pools);
-}
-
-static int hex(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return -1;
-}
-
-/* Percent-decoding, once (RFC 3986 2.1); only to be compared with names we know. */
-static struct str decode(struct str s, char dst[MODEL_ID_MAX]) {
-    size_t n = 0;
-    for (size_t i = 0; i < s.len && n < MODEL_ID_MAX; i++) {
-        if (s.ptr[i] == '%' && i + 2 < s.len && hex(s.ptr[i + 1]) >= 0 && hex(s.ptr[i + 2]) >= 0) {
-            dst[n++] = (char)(hex(s.ptr[i + 1]) * 16 + hex(s.ptr[i + 2]));
-            i += 2;
-        } else {
-            dst[n++] = s.ptr[i];
-        }
-    }
-    return (struct str){dst, n};
 }
 
 static void answer_model(struct txn *t, const struct http_head *h) {
@@ -193,7 +194,7 @@ static void answer_verb(struct txn *t, const struct http_head *h, bool drain) {
         txn_error(t, WHY_FORBIDDEN, STR("Send this with 'Content-Type: application/json'."), STR_NONE);
         return;
     }
-    struct endpoint *e = endpoint_named(decode(query_value(h, STR("endpoint")), text));
+    struct endpoint *e = endpoint_named(query_value(h, STR("endpoint"), text));
     if (!e) {
         txn_error(t, WHY_NO_URL, STR("Name an endpoint of the configuration: ?endpoint=URL, as /status writes it."), STR_NONE);
         return;

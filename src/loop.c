@@ -30,6 +30,7 @@ struct grave {
 static int epfd = -1;
 static bool stopping;
 static struct list ready = {&ready, &ready};
+static struct list yielded = {&yielded, &yielded};
 static struct list tasks = {&tasks, &tasks};
 static struct grave *graves;
 static size_t ngraves, grave_room;
@@ -59,6 +60,11 @@ void loop_remove(struct loop_fd *io) {
 
 void loop_ready(struct loop_fd *io) {
     if (!list_linked(&io->link)) list_push_back(&ready, &io->link);
+}
+
+void loop_yield(struct loop_fd *io) {
+    list_remove(&io->link);
+    list_push_back(&yielded, &io->link);
 }
 
 void loop_task_init(struct loop_task *t, void (*run)(struct loop_task *)) {
@@ -99,6 +105,7 @@ static void run_tasks(void) {
 static void run_ready(void) {
     struct list now;
     list_init(&now);
+    list_splice(&now, &yielded);
     list_splice(&now, &ready); /* who gets ready from here on has its turn in the next one */
     while (!list_empty(&now)) {
         struct loop_fd *io = list_entry(now.next, struct loop_fd, link);
@@ -117,7 +124,7 @@ static void note(const struct epoll_event *ev) {
 }
 
 static int wait_ms(int max) {
-    if (!list_empty(&ready) || !list_empty(&tasks)) return 0;
+    if (!list_empty(&ready) || !list_empty(&yielded) || !list_empty(&tasks)) return 0;
     int64_t next = timer_next();
     if (next == TIMER_NEVER) return max;
     int64_t left = next - clock_ms();

@@ -87,6 +87,7 @@ int sock_connect(const struct sock_addr *addr, bool *done) {
 void sock_set_nonblocking(int fd) {
     int flags = fcntl(fd, F_GETFL);
     if (flags >= 0) (void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    set(fd, IPPROTO_TCP, TCP_NODELAY, 1); /* refused by a unix socket, which needs none */
 }
 
 int sock_error(int fd) {
@@ -144,5 +145,12 @@ void sock_watch_peer(int fd) {
     set(fd, IPPROTO_TCP, TCP_KEEPIDLE, 20);
     set(fd, IPPROTO_TCP, TCP_KEEPINTVL, 10);
     set(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
-    set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, 50000); /* sent but never acknowledged: keep-alive does not run then */
+}
+
+/* Not TCP_USER_TIMEOUT: it also kills a connection whose peer is alive but reads nothing for as long (tcp(7)). */
+bool sock_peer_lost(int fd) {
+    struct tcp_info i;
+    socklen_t len = sizeof i;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, &len) == 0 && (i.tcpi_retransmits > 2 || i.tcpi_probes > 2) &&
+           i.tcpi_last_ack_recv > 50000;
 }

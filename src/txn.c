@@ -571,6 +571,7 @@ static void exchange(struct txn *t, bool fresh) {
     struct upstream_limits limits = {p->connect_timeout, p->first_byte_timeout, p->stream_idle_timeout};
     if (t->state != TXN_EXCHANGE) txn_set(t, TXN_EXCHANGE);
     if (fresh) t->fresh_retry = true;
+    if (world_current()->drop_credentials) forward_drop_credentials(t->forward); /* the endpoint's key is the current one, too */
     if (!forward_line(t->forward, t->dispatch.endpoint)) {
         txn_error(t, WHY_NO_MEMORY, STR_NONE, STR_NONE);
         return;

@@ -25,6 +25,8 @@
 #define BULK_SHIFT        16                   /* from reads of 64 KiB on, which only a client that keeps up gets ... */
 #define SPLICE_SHIFT      BULK_SHIFT           /* ... the kernel may move the bytes */
 #define SPLICE_LEAST      ((uint64_t)32 << 10) /* below it copying is cheaper than the pipe's two system calls */
+#define LOOK_MS           10000                /* between two looks whether the endpoint's host still acknowledges */
+#define UNIX_AGAIN_MS     10                   /* until a unix socket whose backlog is full is tried again */
 #define ADDRESS_LEAST_MS  200                  /* of the connect timeout, for one of several addresses */
 
 static struct slab slab = {.size = sizeof(struct upstream), .clear = sizeof(struct upstream)};
@@ -172,13 +174,15 @@ static size_t turns_share(struct iovec *iov, int *n) {
 }
 
 static void send_more(struct upstream *u) {
+    bool began = false;
     while (!u->sent_all && !u->failed_send && conn_writable(&u->conn)) {
         struct iovec iov[CONN_IOV_MAX];
         size_t sent = 0;
         if (u->sent >= SEND_BYTES && loop_late()) { /* others have a turn */
-            loop_ready(&u->conn.io);
+            (began ? loop_ready : loop_yield)(&u->conn.io);
             return;
         }
+        began = true;
         int n = u->api->pieces(u->user, u->sent, iov, CONN_IOV_MAX), all = n;
         if (n == 0) {
             u->sent_all = true;
@@ -296,7 +300,9 @@ static void peer_ended(struct upstream *u, enum io how) {
 
 static void arm(struct upstream *u, bool wants) {
     uint32_t ms = !u->got_byte ? u->first_byte : wants ? u->stream_idle : 0;
-    timer_set(&u->timer, ms ? clock_ms() + ms : TIMER_NEVER);
+    int64_t look = clock_ms() + LOOK_MS;
+    u->due = ms ? clock_ms() + ms : TIMER_NEVER;
+    timer_set(&u->timer, u->due < look ? u->due : look);
 }
 
 /* Where the body's length is known and nobody has to see its bytes, the kernel moves them. True: it did, or the exchange is over;
@@ -329,13 +335,14 @@ static bool pass_on(struct upstream *u, bool *more) {
 }
 
 static void read_more(struct upstream *u) {
-    bool more = true;
+    bool more = true, began = false;
     while (more && (conn_readable(&u->conn) || (u->got_head && conn_in(&u->conn).len))) {
         if (u->got_head && !u->api->wants(u->user)) break;
         if (u->read_shift >= BULK_SHIFT && loop_late()) { /* others have a turn */
-            loop_ready(&u->conn.io);
+            (began ? loop_ready : loop_yield)(&u->conn.io);
             break;
         }
+        began = true;
         if (pass_on(u, &more)) {
             if (u->state != UPSTREAM_EXCHANGE) return;
             continue;
@@ -404,28 +411,6 @@ static void step(struct upstream *u) {
 
 /* ---- connecting ---- */
 
-/* The next one on its way. Others' ways do not change it, though they may find one that works. */
-static bool address(const struct upstream *u, struct sock_addr *out) {
-    const struct endpoint *e = u->endpoint;
-    unsigned i = u->tried_addresses;
-    memset(out, 0, sizeof *out);
-    if (e->url.is_unix) {
-        if (i) return false;
-        out->u.un.sun_family = AF_UNIX;
-        str_copy(out->u.un.sun_path, sizeof out->u.un.sun_path, str_of(e->url.path));
-        out->len = sizeof out->u.un;
-        return true;
-    }
-    const struct resolve_name *n = e->watch.name;
-    if (i >= n->naddrs) return false;
-    *out = n->addrs[(u->first_address + i) % n->naddrs];
-    if (out->u.sa.sa_family == AF_INET)
-        out->u.in4.sin_port = htons(e->url.port);
-    else
-        out->u.in6.sin6_port = htons(e->url.port);
-    return true;
-}
-
 /* Each address left gets its share of the time left. */
 static int64_t address_deadline(const struct upstream *u, int64_t limit) {
     int64_t now = clock_ms(), left = u->started + limit - now;
@@ -442,7 +427,7 @@ static bool out_of_room(int e) {
 /* The next address; `last` says why the one before did not do. */
 static void try_address(struct upstream *u, const char *last) {
     struct sock_addr a;
-    while (address(u, &a)) {
+    while (endpoint_address(u->endpoint, u->first_address, u->tried_addresses, &a)) {
         bool done;
         u->tried_addresses++;
         conn_close(&u->conn);
@@ -451,6 +436,12 @@ static void try_address(struct upstream *u, const char *last) {
             fd = sock_connect(&a, &done);
         if (fd < 0 && out_of_room(errno)) {
             fail(u, UPSTREAM_NO_ROOM, strerror(errno));
+            return;
+        }
+        if (fd < 0 && errno == EAGAIN && u->endpoint->url.is_unix && clock_ms() + UNIX_AGAIN_MS < u->started + u->connect) {
+            u->tried_addresses--; /* its backlog is full: TCP would wait in silence, too */
+            u->conn.io.bits = 0;
+            timer_set(&u->timer, clock_ms() + UNIX_AGAIN_MS);
             return;
         }
         if (fd < 0) {
@@ -513,6 +504,11 @@ static void expired(struct timer *t) {
     case UPSTREAM_EXCHANGE:
         if (conn_readable(&u->conn)) { /* a byte of it came in this very turn: it is in time */
             step(u);
+            break;
+        }
+        if (clock_ms() < u->due) {
+            timer_set(t, u->due < clock_ms() + LOOK_MS ? u->due : clock_ms() + LOOK_MS);
+            if (sock_peer_lost(u->conn.io.fd)) fail(u, u->got_head ? UPSTREAM_CUT : UPSTREAM_BROKE, "its host is gone");
             break;
         }
         if (u->got_byte)

@@ -150,7 +150,7 @@ def test_a_waiting_request_stays_in_the_fallback_it_waits_in(lab):
 def test_a_request_that_has_to_wait_only_after_the_reload(lab):
     """Its try fails when its pool is no more: it waits with those of the new one."""
     hole, up = lab.blackhole(), lab.scripted()
-    config = {"max_inflight": 1, "queue": LONG, "connect_timeout": "500ms"}
+    config = {"max_inflight": 1, "queue": LONG, "connect_timeout": "3s"}
     router = lab.router([hole.url, up], pool=config)
     user = user_at(router, hole.url, up)
     client = lab.client(router)

@@ -192,7 +192,6 @@ def test_endpoint_sockets_notice_a_vanished_host_within_a_minute(lab, idle):
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         get = lambda option: sock.getsockopt(socket.IPPROTO_TCP, option)  # noqa: E731
         assert get(socket.TCP_KEEPIDLE) + get(socket.TCP_KEEPINTVL) * get(socket.TCP_KEEPCNT) <= 60
-        assert 0 < get(socket.TCP_USER_TIMEOUT) <= 60_000  # for what was sent and never acknowledged
         assert get(socket.TCP_NODELAY) == 1
     finally:
         sock.close()
