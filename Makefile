@@ -19,8 +19,9 @@ WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wwrite-
 ifneq ($(WERROR)$(CI),)
 WARN += -Werror
 endif
-FLAGS_release := -O2 -g -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
-LINK_release  := -pie -Wl,-z,relro,-z,now
+LTO := $(if $(findstring Free Software,$(shell $(CC) --version)),-flto=auto)
+FLAGS_release := -O2 -g $(LTO) -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
+LINK_release  := -O2 -g $(LTO) -pie -Wl,-z,relro,-z,now
 FLAGS_debug   := -O0 -g
 FLAGS_asan    := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 LINK_asan     := -fsanitize=address,undefined
@@ -81,7 +82,7 @@ $(B)/replay/%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(call objs,$(FUZZ_LAST))
 	$Q$(CC) $(CFLAGS_ALL) $(LINK_$(MODE)) $(filter-out %.h,$^) -o $@ $(LIBS)
 build/fuzz/%: tests/fuzz/fuzz_%.c $(patsubst $(B)/%.o,src/%.c,$(filter-out $(LLHTTP_OBJ),$(call objs,$(FUZZ_LAST)))) $(LLHTTP_OBJ)
 	@mkdir -p $(@D)
-	clang $(filter-out -O2 -O1 -fPIE -D_FORTIFY_SOURCE=2,$(CFLAGS_ALL)) -O1 -fsanitize=fuzzer,address,undefined $(filter-out %.h,$^) -o $@ $(LIBS)
+	clang $(filter-out -O2 -O1 -flto=auto -fPIE -D_FORTIFY_SOURCE=2,$(CFLAGS_ALL)) -O1 -fsanitize=fuzzer,address,undefined $(filter-out %.h,$^) -o $@ $(LIBS)
 
 unit: $(UNIT)
 golden: $(B)/golden

@@ -115,7 +115,7 @@ static enum local_page page_for(const struct client *c, struct str path) {
 
 /* In any field of that name: an empty or harmless one before it hides nothing. */
 static bool is_encoded(const struct http_head *h) {
-    for (unsigned i = 0; i < h->nfields; i++) {
+    for (unsigned i = h->first[FIELD_CONTENT_ENCODING] ? 0 : h->nfields; i < h->nfields; i++) {
         struct str value = http_value(h, &h->fields[i]);
         if (h->fields[i].id == FIELD_CONTENT_ENCODING && value.len && !str_ieq(value, STR("identity"))) return true;
     }

@@ -180,11 +180,16 @@ static int on_message_complete(llhttp_t *p) {
     return HPE_PAUSED;
 }
 
-static const llhttp_settings_t settings = {
+/* llhttp asks each callback there is, if only to be told that there is nothing to do: a head has few of them. */
+static const llhttp_settings_t head_settings = {
     .on_header_field = on_header_field,
-    .on_header_field_complete = on_header_field_complete,
     .on_header_value = on_header_value,
     .on_headers_complete = on_headers_complete,
+};
+
+static const llhttp_settings_t chunk_settings = {
+    .on_header_field = on_header_field,
+    .on_header_field_complete = on_header_field_complete,
     .on_chunk_extension_name = on_chunk_extension_name,
     .on_chunk_extension_name_complete = on_chunk_extension_name_complete,
     .on_chunk_extension_value = on_chunk_extension_value,
@@ -405,7 +410,7 @@ static void choose_body(struct http *h, struct http_head *head) {
     if (head->until_close)
         h->phase = PHASE_CLOSE;
     else if (head->chunked && !head->bodyless)
-        h->phase = PHASE_CHUNKS;
+        h->phase = PHASE_CHUNKS, h->parser.settings = (void *)(uintptr_t)&chunk_settings;
     else if (head->length && !head->bodyless)
         h->phase = PHASE_LENGTH, h->left = head->length;
     else
@@ -518,7 +523,7 @@ static enum http_event feed_chunks(struct http *h, const char *data, size_t len,
 void http_init(struct http *h, enum http_kind kind, struct http_head *head, struct iovec *spans) {
     *h = (struct http){.head = head, .spans = spans, .kind = (uint8_t)kind};
     h->line_state = kind == MESSAGE_REQUEST ? SYNTAX_REQUEST : SYNTAX_RESPONSE;
-    llhttp_init(&h->parser, kind == MESSAGE_REQUEST ? HTTP_REQUEST : HTTP_RESPONSE, &settings);
+    llhttp_init(&h->parser, kind == MESSAGE_REQUEST ? HTTP_REQUEST : HTTP_RESPONSE, &head_settings);
 }
 
 enum http_event http_feed(struct http *h, const char *data, size_t len, size_t *used) {

@@ -67,12 +67,17 @@ struct block {
  * next block. */
 static inline uint64_t stops(struct block b, uint64_t *taken, unsigned *seen) {
     uint64_t takes = *taken, slash = b.slash & ~takes;
-    *taken = 0;
-    while (slash) {
-        uint64_t bit = slash & -slash;
-        takes |= bit << 1;
-        slash &= ~(bit | bit << 1);
-        *taken = bit >> 63;
+    if (slash & slash << 1) {
+        *taken = 0;
+        while (slash) {
+            uint64_t bit = slash & -slash;
+            takes |= bit << 1;
+            slash &= ~(bit | bit << 1);
+            *taken = bit >> 63;
+        }
+    } else { /* mostly none takes another one along */
+        takes |= slash << 1;
+        *taken = slash >> 63;
     }
     uint64_t stop = (b.quote & ~takes) | b.control;
     if (b.slash & (stop ^ (stop - 1))) *seen |= JSON_SCAN_ESCAPED; /* those below the lowest stop, all if there is none */

@@ -134,9 +134,8 @@ static int wait_ms(int max) {
 }
 
 static void count_turn(int64_t us) {
-    unsigned bucket = 0;
-    while (bucket < LOOP_BUSY_BUCKETS - 1 && us >= (int64_t)1 << bucket)
-        bucket++;
+    unsigned bucket = us > 0 ? 64 - (unsigned)__builtin_clzll((uint64_t)us) : 0; /* us < 2^bucket */
+    if (bucket > LOOP_BUSY_BUCKETS - 1) bucket = LOOP_BUSY_BUCKETS - 1;
     stats.turns++;
     stats.busy_us += (uint64_t)us;
     stats.busy[bucket]++;

@@ -45,6 +45,29 @@ static bool is_url_byte(unsigned char c) {
 
 /* ---- lines ---- */
 
+#ifdef __SSE2__
+static __m128i within(__m128i v, char first, char last) {
+    __m128i from_first = _mm_sub_epi8(v, _mm_set1_epi8(first));
+    return _mm_cmpeq_epi8(_mm_min_epu8(from_first, _mm_set1_epi8((char)(last - first))), from_first);
+}
+
+/* Over what names and targets are mostly made of: letters, and the bytes from `first` to '9', and `other`. */
+static size_t skip_plain(const char *data, size_t i, size_t len, char first, char other) {
+    for (; len - i >= 16; i += 16) {
+        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(data + i));
+        __m128i letter = within(_mm_or_si128(v, _mm_set1_epi8(0x20)), 'a', 'z');
+        __m128i plain = _mm_or_si128(_mm_or_si128(letter, within(v, first, '9')), _mm_cmpeq_epi8(v, _mm_set1_epi8(other)));
+        unsigned stop = (unsigned)_mm_movemask_epi8(plain) ^ 0xffffu;
+        if (stop) return i + (unsigned)__builtin_ctz(stop);
+    }
+    return i;
+}
+#else
+static size_t skip_plain(const char *data, size_t i, size_t len, char first, char other) {
+    return (void)data, (void)len, (void)first, (void)other, i;
+}
+#endif
+
 /* The first byte from i on that is a control byte other than HT, or DEL; len if there is none. */
 static size_t skip_text(const char *data, size_t i, size_t len) {
 #ifdef __SSE2__
@@ -137,11 +160,13 @@ static const char *before_line(uint8_t *state, char c, bool *taken) {
 /* The states that run over many bytes up to the one that ends them. */
 static size_t skip(uint8_t state, const char *data, size_t i, size_t len) {
     if (state == SYNTAX_NAME) {
+        i = skip_plain(data, i, len, '0', '-');
         while (i < len && lower[(unsigned char)data[i]])
             i++;
         return i;
     }
     if (state != SYNTAX_REQUEST_LINE) return skip_text(data, i, len);
+    i = skip_plain(data, i, len, '-', ' '); /* '-', '.', '/', digits */
     while (i < len && (data[i] == ' ' || is_url_byte((unsigned char)data[i])))
         i++;
     return i;

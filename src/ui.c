@@ -9,6 +9,8 @@
 #include "world.h"
 
 __asm__(".section .rodata\n"
+        ".globl ui_page, ui_page_end\n" /* link-time optimization may part it from its readers */
+        ".hidden ui_page, ui_page_end\n"
         ".type ui_page, @object\n"
         "ui_page:\n"
         ".incbin \"src/ui.html\"\n"

@@ -316,9 +316,9 @@ static const char *find_string(struct str s) {
                                       {"eval_count\"", 11}, {"tokens_evaluated\"", 17}, {"tokens_predicted\"", 17}};
     const char *end = s.ptr + s.len, *p = s.ptr;
     while (p < end && (p = memchr(p, '"', (size_t)(end - p)))) {
-        p++;
+        if (++p == end || (*p != 'u' && *p != 't' && *p != 'p' && *p != 'e')) continue; /* as keys begin */
         for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-            if (p < end && *p == *keys[i].ptr && follows(p, end, keys[i]) && p - 1 > s.ptr && p[-2] != '\\') return p - 1;
+            if (follows(p, end, keys[i]) && p - 1 > s.ptr && p[-2] != '\\') return p - 1;
     }
     return NULL;
 }

@@ -110,8 +110,7 @@ def test_many_at_once_find_the_one_that_lives(lab):
     for i, client in enumerate(clients):  # one after the other, so that some are in the hole still when the first is through
         client.chat()
         wait_until(lambda n=i + 1: len(connections(router, hole.port, SYN_SENT)) >= n or up.conns, "no connect", step=0.002)
-    assert [c.read_response().status for c in clients] == [200] * 4
-    assert len(up.conns) == 4
+    assert [c.read_response().status for c in clients] == [200] * 4  # over connections of their own, or one that was idle by then
 
 
 def test_with_no_address_left_the_next_endpoint_is_tried(lab):

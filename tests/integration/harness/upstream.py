@@ -216,8 +216,8 @@ class Upstream:
                 sock.close()
                 return
             thread = threading.Thread(target=self.run, args=(self.adopt(sock),), daemon=True)
-            self.threads.append(thread)
             thread.start()
+            self.threads.append(thread)  # close() joins what stands there
 
     def run(self, conn):
         try:
