@@ -27,12 +27,14 @@ struct loop_task {
 
 const char *loop_open(void); /* NULL, or what failed */
 void loop_close(void);
-/* Registers fd once, for everything, edge-triggered. A fresh socket counts as writable at once. False with errno if refused. */
-bool loop_add(struct loop_fd *io, int fd, void (*ready)(struct loop_fd *));
+/* Registers fd once, for everything, edge-triggered. A fresh socket counts as writable at once. False with errno if refused.
+ * module: whose `ready` that is, a literal; at debug a call of it that takes over 5 ms is logged under that name. */
+bool loop_add(struct loop_fd *io, int fd, void (*ready)(struct loop_fd *), const char *module);
 void loop_remove(struct loop_fd *io); /* before close(2); off the ready list too. Harmless twice */
-void loop_yield(
-    struct loop_fd *io); /* the same, before all who had their turn in this one: for who did nothing because it was late */
-void loop_ready(struct loop_fd *io); /* on the ready list: `ready` is called in the next turn (this one's list is fixed) */
+/* On the ready list: `ready` is called in the next turn (this one's list is fixed). */
+void loop_ready(struct loop_fd *io);
+/* The same, before all who had their turn in this one: for who did nothing because it was late. */
+void loop_yield(struct loop_fd *io);
 
 void loop_task_init(struct loop_task *t, void (*run)(struct loop_task *));
 void loop_defer(struct loop_task *t);
@@ -42,7 +44,7 @@ void loop_undefer(struct loop_task *t);
 void loop_bury(void *ptr, void (*release)(void *));
 
 /* True: this turn has taken LOOP_LATE_US. Who has bulk to move (64 KB and more) lets the others have theirs and goes on in the next
- * turn, by loop_ready: whoever waits there comes before what the kernel tells then, so bulk never starves. */
+ * turn: by loop_yield who has done nothing in this one, by loop_ready who has. So bulk never starves. */
 #define LOOP_LATE_US 500
 bool loop_late(void);
 

@@ -36,7 +36,7 @@ static size_t limited(size_t n) {
 
 bool conn_open(struct conn *c, int fd, enum conn_side side, void (*ready)(struct loop_fd *)) {
     *c = (struct conn){.side = (uint8_t)side};
-    if (loop_add(&c->io, fd, ready)) return true;
+    if (loop_add(&c->io, fd, ready, side == CONN_CLIENT ? "client" : "upstream")) return true;
     c->io.fd = -1;
     return false;
 }

@@ -135,7 +135,7 @@ static struct listener *listen_with(int fd, const struct sock_addr *addr, bool a
     l->api = api;
     l->admin = admin;
     timer_init(&l->pause, pause_over);
-    if (!loop_add(&l->io, fd, on_ready)) {
+    if (!loop_add(&l->io, fd, on_ready, "listener")) {
         snprintf(err, 256, "cannot watch %s: %s", sock_text(addr, text), strerror(errno));
         free(l);
         return NULL;

@@ -19,8 +19,9 @@
 #include "log.h"
 #include "timer.h"
 
-#define EVENTS       256  /* told by one wait */
-#define SLOW_TURN_US 5000 /* worth a line at debug */
+#define EVENTS      256  /* told by one wait */
+#define SLOW_US     5000 /* of a turn, or of one step in it: worth a line at debug */
+#define MODULES_MAX 8
 
 struct grave {
     void *ptr;
@@ -36,6 +37,10 @@ static struct grave *graves;
 static size_t ngraves, grave_room;
 static struct loop_stats stats;
 static int64_t woke_us; /* of the turn that runs */
+static struct {
+    void (*ready)(struct loop_fd *);
+    const char *name;
+} modules[MODULES_MAX]; /* as loop_add was told */
 
 const char *loop_open(void) {
     assert(epfd < 0);
@@ -44,7 +49,16 @@ const char *loop_open(void) {
     return epfd < 0 ? "epoll_create1 failed" : NULL;
 }
 
-bool loop_add(struct loop_fd *io, int fd, void (*cb)(struct loop_fd *)) {
+static const char *module_of(void (*cb)(struct loop_fd *), const char *told) {
+    for (size_t i = 0; i < MODULES_MAX; i++) {
+        if (!modules[i].ready && told) modules[i].ready = cb, modules[i].name = told;
+        if (modules[i].ready == cb) return modules[i].name;
+    }
+    return "one of many";
+}
+
+bool loop_add(struct loop_fd *io, int fd, void (*cb)(struct loop_fd *), const char *module) {
+    module_of(cb, module);
     struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = io};
     *io = (struct loop_fd){.ready = cb, .fd = fd, .bits = LOOP_WRITABLE};
     list_init(&io->link);
@@ -94,6 +108,16 @@ static void release_graves(void) {
     ngraves = 0;
 }
 
+/* At debug every step is timed, so that a turn that was too long can be blamed on somebody. */
+static int64_t step_begins(void) {
+    return log_enabled(LOG_DEBUG) ? clock_now_us() : 0;
+}
+
+static void step_ends(int64_t began, const char *module) {
+    int64_t us = began ? clock_now_us() - began : 0;
+    if (us > SLOW_US) log_debug("loop", "a step of %s took %lld us", module, (long long)us);
+}
+
 static void run_tasks(void) {
     while (!list_empty(&tasks)) {
         struct loop_task *t = list_entry(tasks.next, struct loop_task, link);
@@ -110,7 +134,10 @@ static void run_ready(void) {
     while (!list_empty(&now)) {
         struct loop_fd *io = list_entry(now.next, struct loop_fd, link);
         list_remove(&io->link);
-        io->ready(io);
+        void (*cb)(struct loop_fd *) = io->ready;
+        int64_t began = step_begins();
+        cb(io);
+        if (began) step_ends(began, module_of(cb, NULL));
     }
 }
 
@@ -140,20 +167,25 @@ static void count_turn(int64_t us) {
     stats.busy_us += (uint64_t)us;
     stats.busy[bucket]++;
     if ((uint64_t)us > stats.longest_us) stats.longest_us = (uint64_t)us;
-    if (us > SLOW_TURN_US) log_debug("loop", "a turn took %lld us", (long long)us);
+    if (us > SLOW_US) log_debug("loop", "a turn took %lld us", (long long)us);
 }
 
 void loop_turn(int max_wait_ms) {
     struct epoll_event events[EVENTS];
     int n = epoll_wait(epfd, events, EVENTS, wait_ms(max_wait_ms));
+    if (n < 0) n = epoll_wait(epfd, events, EVENTS, 0); /* stopped and continued: what came meanwhile is noted before any timer */
     woke_us = clock_now_us();
     clock_update();
     assert(n >= 0 || errno == EINTR);
     for (int i = 0; i < n; i++)
         note(&events[i]);
+    int64_t began = step_begins();
     timer_run(clock_ms());
+    step_ends(began, "timers");
     run_ready();
+    began = step_begins();
     run_tasks();
+    step_ends(began, "deferred tasks");
     release_graves();
     count_turn(clock_now_us() - woke_us);
 }

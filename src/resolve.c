@@ -368,7 +368,8 @@ static void fd_changed(void *arg, ares_socket_t fd, int in, int out) {
     if (!c) {
         c = must_alloc(sizeof *c);
         list_push_back(&fds, &c->link);
-        if (!loop_add(&c->io, fd, channel_ready)) log_warn("resolve", "no room in the loop for a question: it will time out");
+        if (!loop_add(&c->io, fd, channel_ready, "resolve"))
+            log_warn("resolve", "no room in the loop for a question: it will time out");
     }
     c->events = (short)((in ? POLLIN : 0) | (out ? POLLOUT : 0));
     loop_ready(&c->io);

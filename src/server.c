@@ -133,7 +133,7 @@ static bool open_signals(void) {
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
     int fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
-    return fd >= 0 && loop_add(&signals, fd, on_signal);
+    return fd >= 0 && loop_add(&signals, fd, on_signal, "server");
 }
 
 /* A while after a burst: gives back what it left behind. */

@@ -38,12 +38,13 @@ class Row:
 
 ROWS = [
     Row("small", "500 B request, 1 KB answer", "-conns 64 -users 1000 -body 500 -answer 1024", ["floor", *PEERS, "haproxy-json", "router-log"], goal=1.2),
-    Row("typical", "8 KB chat, 4 KB answer", "-conns 64 -users 1000 -body 8192 -answer 4096", ["floor", *PEERS, "haproxy-json"], goal=1.25),
+    Row("typical", "8 KB chat, 4 KB answer", "-conns 64 -users 1000 -body 8192 -answer 4096",
+        ["floor", *PEERS, "haproxy-json", "router-no-tokens"], goal=1.25),
     Row("connect", "new connection each, 500 B and 1 KB", "-conns 64 -new -users 1000 -body 500 -answer 1024", ["floor", *PEERS, "haproxy-json"], goal=1.05),
     Row("prompt256k", "256 KB prompt", "-conns 16 -body 262144 -answer 1024", BIG, "floor-hold", 1.35, big=True),
     Row("image8m", "8 MB image request", "-conns 4 -image -body 8388608 -answer 1024", BIG, "floor-hold", 1.25, big=True),
     Row("answer1m", "1 MB answer", "-conns 16 -body 500 -answer 1048576", ["floor", "floor-splice", *PEERS, "haproxy-splice"], "floor-splice", 1.1, big=True),
-    Row("sse", "1,000 SSE streams of 50 events/s", "-streams 1000 -rate 50", ["direct", "floor", *PEERS, "haproxy-json"], goal=1.1, unit="event", events=True),
+    Row("sse", "1,000 SSE streams of 50 events/s", "-streams 1000 -rate 50", ["direct", "floor", *PEERS, "haproxy-json", "router-no-tokens"], goal=1.1, unit="event", events=True),
     Row("memory", "idle streams", "-hold -streams", ["floor", *PEERS], unit="stream"),
     Row("mixed", "eight 8 MB uploads in a loop beside 500 SSE streams of 50 events/s", "-streams 500 -rate 50 -conns 8 -image -body 8388608",
         ["floor-hold", *PEERS], "floor-hold", unit="upload", events=True),
@@ -184,7 +185,7 @@ def run_row(lab, row):
     """{contestant: [result of each round]}"""
     who = [w for w in row.who if w == "direct" or is_there(w)]
     if QUICK:
-        who = [w for w in who if w not in ("haproxy-json", "haproxy-splice", "router-log", "direct") and (w != "floor" or row.floor == "floor")]
+        who = [w for w in who if w not in ("haproxy-json", "haproxy-splice", "router-log", "router-no-tokens", "direct") and (w != "floor" or row.floor == "floor")]
     found = {w: [] for w in who}
     rounds = 1 if row.unit == "stream" and QUICK else min(lab.rounds, 3) if row.unit == "stream" else lab.rounds
     running = {}
@@ -243,7 +244,7 @@ def lines_of(row, found):
         middle = statistics.median(values) if values else None
         noise = f"{number(min(values))} .. {number(max(values))}" if values else ""
         to_floor = ratio(row, found, w, row.floor)
-        to_this = ratio(row, found, "router", w) if not w.startswith("router") else None
+        to_this = ratio(row, found, "router", w) if w != "router" else None
         goal = ""
         if w == "router" and row.goal and to_floor:
             goal = f"<= {row.goal}: {'met' if to_floor <= row.goal else 'MISSED'}"

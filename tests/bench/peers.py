@@ -107,7 +107,7 @@ class Peer:
         models = self.options.get("models", 1)
         names = [MODEL] if models == 1 else [f"{MODEL}-{i:06d}" for i in range(models)]
         endpoints = [f"http://127.0.0.{1 + i}:{self.backend}" for i in range(self.options.get("endpoints", 1))]
-        lines = [f"log: {{access: {'json' if variant == 'log' else 'off'}, level: warn, file: /dev/null}}", "defaults:",
+        lines = [f"log: {{access: {'json' if variant == 'log' else 'off'}, level: warn, file: /dev/null}}", f"read_usage: {'false' if variant == 'no-tokens' else 'true'}", "defaults:",
                  "  keepalive: {max_idle: 10000, timeout: 600s}", "  max_inflight: 0", "pools:", "  - name: bench", "    models:"]
         lines += [f"      - {n}" for n in names] + ["    endpoints:"] + [f"      - {e}" for e in endpoints]
         return [router_binary(), "-config", self.file("pools.yaml", "\n".join(lines) + "\n"), "-listen", f"127.0.0.1:{self.port}"]

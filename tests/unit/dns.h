@@ -126,7 +126,7 @@ static void conn_ready(struct loop_fd *io) {
 static void tcp_ready(struct loop_fd *io) {
     int fd = accept(io->fd, NULL, NULL);
     if (fd < 0) return;
-    assert_true(loop_add(&tcp_conn, fd, conn_ready));
+    assert_true(loop_add(&tcp_conn, fd, conn_ready, "dns"));
 }
 
 static struct zone *zone(unsigned i, const char *name, const char *v4, uint32_t ttl) {
@@ -155,7 +155,7 @@ static bool dns_open(char dns[32]) {
     memset(zones, 0, sizeof zones);
     tcp_answers = packets = 0;
     tcp_conn.fd = -1;
-    return listen(t, 8) == 0 && loop_add(&udp, u, udp_ready) && loop_add(&tcp, t, tcp_ready);
+    return listen(t, 8) == 0 && loop_add(&udp, u, udp_ready, "dns") && loop_add(&tcp, t, tcp_ready, "dns");
 }
 
 static void close_one(struct loop_fd *io) {
