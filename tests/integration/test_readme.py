@@ -1,10 +1,12 @@
 """The README's promises that can be read off it: its commands, its configuration, its links."""
+import json
 import os
 import re
 import shlex
 import subprocess
 
 import pytest
+import yaml
 
 from harness import run_router
 from harness.router import ROOT
@@ -24,6 +26,13 @@ ELSEWHERE = {
 }
 
 
+# A request to try, and the file it goes with: the last one named before it.
+TRIES = [(re.findall(r"`examples/([\w-]+\.yaml)`", README[:m.start()])[-1], m[1]) for m in re.finditer(r"```sh\n(curl .*)\n```", README)]
+SENT = {"llama3-8b-instruct": "llama3-8b-instruct", "whatever-it-knows": "whatever-it-knows", "llama3.2:3b": "llama3.2:3b",
+        "llama-70b": "meta-llama/Llama-3.3-70B-Instruct", "qwen2.5-7b-instruct": "qwen2.5-7b-instruct",
+        "claude-sonnet-4-5": "llama-3.3-70b-instruct", "text-embedding-3-small": "bge-m3"}
+
+
 def elsewhere(command):
     return next((why for start, why in ELSEWHERE.items() if command.startswith(start)), None)
 
@@ -40,7 +49,7 @@ def test_the_configuration_shown_is_sound(tmp_path):
 
 def test_every_command_is_run_by_a_test():
     assert COMMANDS
-    unknown = [c for c in COMMANDS if not elsewhere(c) and not c.startswith("./router ")]
+    unknown = [c for c in COMMANDS if not elsewhere(c) and not c.startswith("./router ") and c not in [command for _, command in TRIES]]
     assert unknown == []
     assert [start for start in ELSEWHERE if not any(c.startswith(start) for c in COMMANDS)] == []
 
@@ -51,6 +60,33 @@ def test_router_commands(command):
     assert done.returncode == 0, done.stderr
     if "-explain" in command:  # the shipped pools.yaml has no alias, but a "*" pool
         assert "pool:     rest" in done.stdout
+
+
+def test_there_is_a_request_for_each_setup():
+    assert len(TRIES) == 7
+
+
+@pytest.mark.parametrize("name, command", TRIES, ids=[f"{i}-{name}" for i, (name, _) in enumerate(TRIES)])
+def test_requests_to_try(lab, name, command):
+    """With endpoints of ours in the place of those named, and our port in the place of the default: it is sent on, and answered."""
+    keys = {"ROUTER_KEY": "k", "VLLM_KEY": "v"}
+    config = yaml.safe_load((ROOT / "examples" / name).read_text(encoding="utf-8"))
+    ups = {}
+    for pool in config["pools"]:
+        for i, endpoint in enumerate(pool["endpoints"]):
+            url = endpoint["url"] if isinstance(endpoint, dict) else endpoint
+            up = ups.setdefault(url, lab.upstream() if url not in ups else None)
+            pool["endpoints"][i] = {**endpoint, "url": up.url} if isinstance(endpoint, dict) else up.url
+    router = lab.router(config={k: v for k, v in config.items() if k != "listen"}, env=keys)
+    base = f"http://127.0.0.1:{router.port}"
+    argv = shlex.split(re.sub(r"http://localhost:\d+", base, command).replace("$ROUTER_KEY", "k"))
+    done = subprocess.run([*argv, "-w", "%{stderr}%{http_code}"], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "200"), done.stdout
+    (request,) = [r for up in ups.values() for r in up.routed()]
+    body = json.loads(argv[argv.index("-d") + 1])
+    assert request.target == argv[2].removeprefix(base)
+    assert request.json() == {**body, "model": SENT[body["model"]]}
+    assert "api_keys" not in config or (request["x-api-key"], request["authorization"]) in ((None, None), (None, "Bearer v"))
 
 
 def test_the_file_shown_explains_its_alias(tmp_path):
