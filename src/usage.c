@@ -476,13 +476,23 @@ static void read_cut_tail(struct usage *u) {
     read_record(u, (struct str){record, USAGE_TAIL});
 }
 
-/* Of a whole body: servers tell the counts last, so its last bytes are looked at first, and mostly that is all. */
+/* Of a whole body: servers tell the counts last, so its last bytes are looked at first, and mostly that is all. What is read from such
+ * a key on stands in the outermost object if that object's end is the body's. */
 static bool read_near_end(struct usage *u, struct str record) {
     if (u->kind != USAGE_JSON || record.len <= NEAR_END) return false;
-    u->cut = true;
-    read_record(u, (struct str){record.ptr + record.len - NEAR_END, NEAR_END});
-    u->cut = false;
-    return u->counts.prompt >= 0 && u->counts.completion >= 0;
+    const char *end = record.ptr + record.len, *key = find_string((struct str){end - NEAR_END, NEAR_END});
+    if (!key) return false;
+    struct reader r = {key, end, u->counts, {0}};
+    forget(r.n, 0, COUNTS - 1);
+    do
+        if (!read_member(&r, ROOT, 1)) return false;
+    while (take(&r, ','));
+    if (!take(&r, '}')) return false;
+    skip_blanks(&r);
+    record_over(&r);
+    if (r.p < end || r.counts.prompt < 0 || r.counts.completion < 0) return false;
+    u->counts = r.counts;
+    return true;
 }
 
 static void read_kept(struct usage *u) {
