@@ -64,7 +64,7 @@ enum io client_write(struct client *c, const struct iovec *iov, int n);
 /* The same for bytes that conn_splice wrote past it: what that said. */
 void client_passed(struct client *c, enum io io);
 static inline bool client_owes(const struct client *c) {
-    return buf_len(&c->conn.out) != 0;
+    return conn_owes(&c->conn) != 0;
 }
 /* True: the connection will not be used again after this answer, which must say so. */
 bool client_closes(const struct client *c);

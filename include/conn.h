@@ -15,13 +15,17 @@ enum io { IO_OK, IO_AGAIN, IO_END, IO_FAIL }; /* END: the peer closed its sendin
 
 enum conn_side { CONN_CLIENT, CONN_ENDPOINT, CONN_SIDES };
 
+struct conn_held {
+    struct buf in;  /* read, settled, not consumed */
+    struct buf out; /* owed: accepted by conn_write, not yet taken by the kernel */
+};
+
 struct conn {
     struct loop_fd io;
-    struct buf in;  /* read, settled, not consumed */
-    struct buf out; /* accepted by conn_write, not yet taken by the kernel */
-    uint8_t side;   /* enum conn_side */
-    bool ended;     /* END was seen: the peer will send no more */
-    bool broken;    /* a read or a write failed for good, or memory ran out */
+    struct conn_held *held; /* NULL while it holds no bytes: most of the time */
+    uint8_t side;           /* enum conn_side */
+    bool ended;             /* END was seen: the peer will send no more */
+    bool broken;            /* a read or a write failed for good, or memory ran out */
 };
 
 struct conn_totals {
@@ -46,16 +50,20 @@ void conn_consume(struct conn *c, size_t n);
 /* The step is over: what is unread in the scratch moves into the connection's own buffer. False (and broken) without memory. */
 bool conn_settle(struct conn *c);
 
-/* One sendmsg; *sent tells how much went. OK: all of it. AGAIN: less. Nothing is copied; only while conn.out is empty. */
+/* Bytes accepted by conn_write that the kernel has not taken yet. */
+static inline size_t conn_owes(const struct conn *c) {
+    return c->held ? buf_len(&c->held->out) : 0;
+}
+/* One sendmsg; *sent tells how much went. OK: all of it. AGAIN: less. Nothing is copied; only while nothing is owed. */
 enum io conn_send(struct conn *c, const struct iovec *iov, int n, size_t *sent);
-/* Sends what is owed and then iov; what the kernel does not take is copied into conn.out. OK: all gone. AGAIN: conn.out holds
- * bytes, call conn_flush when writable. */
+/* Sends what is owed and then iov; what the kernel does not take is copied and owed. OK: all gone. AGAIN: some is owed, call conn_flush
+ * when writable. */
 enum io conn_write(struct conn *c, const struct iovec *iov, int n);
 enum io conn_flush(struct conn *c);
 
 /* Body bytes straight from one socket to the other, inside the kernel (splice(2)), at most `most` of them (<= CONN_SCRATCH). Only while
  * nothing is unread at `from` and nothing is owed at `to`. What it returns is the reading side's: OK with *moved > 0. What `to` did
- * not take of them is owed (to->out); *wrote is what the writing side said: OK, AGAIN, FAIL. FAIL with *moved 0 and errno EINVAL: this
+ * not take of them is owed; *wrote is what the writing side said: OK, AGAIN, FAIL. FAIL with *moved 0 and errno EINVAL: this
  * pair of sockets cannot; read and write instead. */
 enum io conn_splice(struct conn *from, struct conn *to, size_t most, size_t *moved, enum io *wrote);
 bool conn_can_splice(void); /* false once the machine refused a pipe, for a while */

@@ -1,5 +1,6 @@
 /* conn: bytes in and out of one socket.
- * In: a descriptor. Out: unread bytes, enum io. Owns the descriptor, both buffers, and (all connections together) the scratch.
+ * In: a descriptor. Out: unread bytes, enum io. Owns the descriptor, both buffers while they hold bytes, and (all connections together)
+ * the scratch.
  * Clears the loop's sticky bits, and is the only one to do so. Never calls its owner; never judges what bytes mean.
  *
  *   kernel --recv--> scratch --settle--> in          iov --sendmsg--> kernel
@@ -16,6 +17,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "slab.h"
+
+static struct slab slab = {.size = sizeof(struct conn_held), .clear = sizeof(struct conn_held)};
 static char scratch[CONN_SCRATCH];
 static size_t scratch_head, scratch_tail;
 static struct conn *scratch_owner;
@@ -41,26 +45,41 @@ bool conn_open(struct conn *c, int fd, enum conn_side side, void (*ready)(struct
     return false;
 }
 
+static struct conn_held *held(struct conn *c) {
+    if (!c->held) c->held = slab_get(&slab);
+    return c->held;
+}
+
+/* Once both are empty. */
+static void drop_held(struct conn *c) {
+    if (!c->held || c->held->in.mem || c->held->out.mem) return;
+    slab_put(&slab, c->held);
+    c->held = NULL;
+}
+
 void conn_close(struct conn *c) {
     int fd = c->io.fd;
     if (fd < 0) return;
     if (scratch_owner == c) scratch_owner = NULL;
     loop_remove(&c->io);
     close(fd);
-    buf_free(&c->in);
-    buf_free(&c->out);
+    if (!c->held) return;
+    buf_free(&c->held->in);
+    buf_free(&c->held->out);
+    drop_held(c);
 }
 
 struct str conn_in(const struct conn *c) {
     if (scratch_owner == c) return (struct str){scratch + scratch_head, scratch_tail - scratch_head};
-    return buf_str(&c->in);
+    return c->held ? buf_str(&c->held->in) : STR("");
 }
 
 bool conn_settle(struct conn *c) {
     if (scratch_owner != c) return true;
+    struct buf *in = &held(c)->in;
     scratch_owner = NULL;
-    buf_put(&c->in, scratch + scratch_head, scratch_tail - scratch_head);
-    if (c->in.failed) c->broken = true;
+    buf_put(in, scratch + scratch_head, scratch_tail - scratch_head);
+    if (in->failed) c->broken = true;
     return !c->broken;
 }
 
@@ -102,14 +121,14 @@ enum io conn_fill(struct conn *c, size_t want) {
     want = limited(want);
     if (scratch_owner && scratch_owner != c) conn_settle(scratch_owner);
     if (!conn_settle(c)) return IO_FAIL;
-    if (buf_len(&c->in)) {
-        char *to = buf_reserve(&c->in, want);
+    if (c->held && buf_len(&c->held->in)) {
+        struct buf *in = &c->held->in;
+        char *to = buf_reserve(in, want);
         if (!to) return c->broken = true, IO_FAIL;
         ssize_t n = recv(c->io.fd, to, want, 0);
-        if (n > 0) buf_commit(&c->in, (size_t)n);
+        if (n > 0) buf_commit(in, (size_t)n);
         return received(c, n, want);
     }
-    buf_free(&c->in);
     ssize_t n = recv(c->io.fd, scratch, want, 0);
     if (n > 0) {
         scratch_owner = c;
@@ -121,7 +140,9 @@ enum io conn_fill(struct conn *c, size_t want) {
 
 void conn_consume(struct conn *c, size_t n) {
     if (scratch_owner != c) {
-        if (n) buf_consume(&c->in, n);
+        if (!n) return;
+        buf_consume(&c->held->in, n);
+        drop_held(c);
         return;
     }
     assert(n <= scratch_tail - scratch_head);
@@ -132,7 +153,7 @@ void conn_consume(struct conn *c, size_t n) {
 enum io conn_send(struct conn *c, const struct iovec *iov, int n, size_t *sent) {
     size_t all = 0;
     *sent = 0;
-    assert(n > 0 && n <= CONN_IOV_MAX && buf_len(&c->out) == 0);
+    assert(n > 0 && n <= CONN_IOV_MAX && !conn_owes(c));
     if (c->broken) return IO_FAIL;
     for (int i = 0; i < n; i++)
         all += iov[i].iov_len;
@@ -161,24 +182,26 @@ enum io conn_send(struct conn *c, const struct iovec *iov, int n, size_t *sent) 
 }
 
 static bool owe(struct conn *c, const struct iovec *iov, int n, size_t skip) {
+    struct buf *out = &held(c)->out;
     for (int i = 0; i < n; i++) {
         size_t s = skip < iov[i].iov_len ? skip : iov[i].iov_len;
         skip -= s;
-        buf_put(&c->out, (const char *)iov[i].iov_base + s, iov[i].iov_len - s);
+        buf_put(out, (const char *)iov[i].iov_base + s, iov[i].iov_len - s);
     }
-    if (c->out.failed) c->broken = true;
+    if (out->failed) c->broken = true;
     return !c->broken;
 }
 
 enum io conn_flush(struct conn *c) {
-    while (buf_len(&c->out)) {
-        struct buf owed = c->out; /* conn_send wants to see it empty */
-        struct iovec v = {owed.mem + owed.head, buf_len(&owed)};
+    while (conn_owes(c)) {
+        struct conn_held *h = c->held;
+        struct iovec v = {h->out.mem + h->out.head, buf_len(&h->out)};
         size_t sent;
-        c->out = (struct buf){0};
+        c->held = NULL; /* conn_send wants to see nothing owed */
         enum io r = conn_send(c, &v, 1, &sent);
-        c->out = owed;
-        buf_consume(&c->out, sent);
+        c->held = h;
+        buf_consume(&h->out, sent);
+        drop_held(c);
         if (r != IO_OK) return r;
     }
     return IO_OK;
@@ -187,7 +210,7 @@ enum io conn_flush(struct conn *c) {
 enum io conn_write(struct conn *c, const struct iovec *iov, int n) {
     size_t sent = 0;
     if (c->broken) return IO_FAIL;
-    if (buf_len(&c->out)) {
+    if (conn_owes(c)) {
         enum io r = conn_writable(c) ? conn_flush(c) : IO_AGAIN;
         if (r == IO_FAIL) return r;
         if (r == IO_AGAIN) return owe(c, iov, n, 0) ? IO_AGAIN : IO_FAIL;
@@ -223,15 +246,16 @@ bool conn_can_splice(void) {
 
 /* n bytes lie in the pipe and the socket takes no more of them now. */
 static bool owe_from_pipe(struct conn *to, size_t n) {
+    struct buf *out = &held(to)->out;
     while (n) {
-        char *at = buf_reserve(&to->out, n);
+        char *at = buf_reserve(out, n);
         ssize_t got = at ? read(pipe_fds[0], at, n) : -1;
         if (got <= 0) {
             drop_pipe();
             to->broken = true;
             return false;
         }
-        buf_commit(&to->out, (size_t)got);
+        buf_commit(out, (size_t)got);
         n -= (size_t)got;
     }
     return true;
@@ -257,7 +281,7 @@ static enum io splice_out(struct conn *to, size_t n) {
 }
 
 enum io conn_splice(struct conn *from, struct conn *to, size_t most, size_t *moved, enum io *wrote) {
-    assert(most && pipe_fds[0] >= 0 && conn_in(from).len == 0 && buf_len(&to->out) == 0);
+    assert(most && pipe_fds[0] >= 0 && conn_in(from).len == 0 && !conn_owes(to));
     *moved = 0;
     *wrote = IO_OK;
     if (from->broken) return IO_FAIL;

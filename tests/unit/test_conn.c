@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "block.h"
 #include "clock.h"
 #include "conn.h"
 #include "loop.h"
@@ -86,7 +87,7 @@ static void scratch_is_settled(void **state) {
     assert_int_equal(write(two[1], "other", 5), 5);
     loop_turn(1000);
     assert_int_equal(conn_fill(&conn, 100), IO_OK);
-    assert_null(conn.in.mem); /* in the scratch: it holds no memory */
+    assert_null(conn.held); /* in the scratch: it holds no memory */
     conn_consume(&conn, 6);
     assert_int_equal(conn_fill(&other, 100), IO_OK); /* takes the scratch over; what was unread moves */
     assert_true(str_eq(conn_in(&conn), STR("half")));
@@ -96,7 +97,7 @@ static void scratch_is_settled(void **state) {
     assert_int_equal(conn_fill(&conn, 100), IO_OK);
     assert_true(str_eq(conn_in(&conn), STR("half!")));
     conn_consume(&conn, 5);
-    assert_null(conn.in.mem);
+    assert_null(conn.held);
     assert_true(conn_settle(&other));
     assert_true(str_eq(conn_in(&other), STR("other")));
     conn_close(&other);
@@ -113,7 +114,7 @@ static void owes_what_the_kernel_does_not_take(void **state) {
     memset(big, 'z', sizeof big);
     pipe_up(just_count);
     assert_int_equal(conn_write(&conn, v, 2), IO_AGAIN);
-    assert_true(buf_len(&conn.out) > 0);
+    assert_true(conn_owes(&conn) > 0);
     assert_false(conn_writable(&conn));
     assert_int_equal(conn_write(&conn, v, 1), IO_AGAIN); /* goes behind what is owed */
     while (got < sizeof big + 2) {
@@ -126,9 +127,63 @@ static void owes_what_the_kernel_does_not_take(void **state) {
         loop_turn(1000);
         if (conn_writable(&conn)) conn_flush(&conn);
     }
-    assert_int_equal(buf_len(&conn.out), 0);
-    assert_null(conn.out.mem);
+    assert_int_equal(conn_owes(&conn), 0);
+    assert_null(conn.held);
     tear_down();
+}
+
+/* What is unread and what is owed come and go by themselves; memory is held while there is either. */
+static void holds_both_ways(void **state) {
+    static char big[4 << 20], sink[65536];
+    struct iovec v = {big, sizeof big};
+    (void)state;
+    pipe_up(just_count);
+    assert_int_equal(write(pair[1], "half", 4), 4);
+    loop_turn(1000);
+    assert_int_equal(conn_fill(&conn, 100), IO_OK);
+    assert_true(conn_settle(&conn));
+    assert_non_null(conn.held);
+    assert_int_equal(conn_write(&conn, &v, 1), IO_AGAIN);
+    conn_consume(&conn, 4); /* what is owed stays */
+    assert_int_equal(conn_in(&conn).len, 0);
+    assert_true(conn_owes(&conn) > 0);
+    assert_int_equal(write(pair[1], "more", 4), 4);
+    loop_turn(1000);
+    assert_int_equal(conn_fill(&conn, 100), IO_OK);
+    assert_true(conn_settle(&conn));
+    while (conn_owes(&conn)) {
+        while (read(pair[1], sink, sizeof sink) > 0) {
+        }
+        loop_turn(1000);
+        if (conn_writable(&conn)) conn_flush(&conn);
+    }
+    assert_non_null(conn.held); /* what is unread stays */
+    assert_true(str_eq(conn_in(&conn), STR("more")));
+    conn_consume(&conn, 0);
+    conn_consume(&conn, 4);
+    assert_null(conn.held);
+    assert_int_equal(conn_write(&conn, &v, 1), IO_AGAIN);
+    tear_down(); /* with all it owes */
+    assert_null(conn.held);
+}
+
+static void without_memory_it_is_broken(void **state) {
+    static char big[4 << 20];
+    struct iovec v = {big, sizeof big};
+    (void)state;
+    pipe_up(just_count);
+    assert_int_equal(write(pair[1], "half", 4), 4);
+    loop_turn(1000);
+    assert_int_equal(conn_fill(&conn, 100), IO_OK);
+    block_test_fail_after(1);
+    assert_false(conn_settle(&conn));
+    block_test_fail_after(-1);
+    assert_true(conn.broken);
+    assert_int_equal(conn_in(&conn).len, 0);
+    assert_int_equal(conn_fill(&conn, 100), IO_FAIL);
+    assert_int_equal(conn_write(&conn, &v, 1), IO_FAIL);
+    tear_down();
+    assert_null(conn.held);
 }
 
 static void reads_and_writes_in_bits(void **state) {
@@ -138,7 +193,7 @@ static void reads_and_writes_in_bits(void **state) {
     pipe_up(just_count);
     conn_test_limit(1);
     assert_int_equal(conn_write(&conn, v, 3), IO_AGAIN);
-    while (buf_len(&conn.out))
+    while (conn_owes(&conn))
         conn_flush(&conn);
     assert_int_equal(read(pair[1], sink, sizeof sink), 5);
     assert_memory_equal(sink, "abcde", 5);
@@ -243,22 +298,22 @@ static void move_all(size_t n, size_t most, size_t appetite, int fasting) {
         size_t moved = 0;
         offer(&offered, n);
         loop_turn(moved_all < n ? 0 : 1);
-        if (buf_len(&to.out)) {
+        if (conn_owes(&to)) {
             owed = true;
             if (conn_writable(&to)) conn_flush(&to);
         }
-        if (!buf_len(&to.out) && conn_readable(&conn) && moved_all < n) {
+        if (!conn_owes(&to) && conn_readable(&conn) && moved_all < n) {
             enum io r = conn_splice(&conn, &to, most < n - moved_all ? most : n - moved_all, &moved, &wrote);
             assert_true(r == IO_OK || (r == IO_AGAIN && !moved));
             assert_true(moved <= most && wrote != IO_FAIL);
-            assert_int_equal(wrote == IO_AGAIN, buf_len(&to.out) != 0);
+            assert_int_equal(wrote == IO_AGAIN, conn_owes(&to) != 0);
             moved_all += moved;
         }
         if (round >= fasting) collect(&got, appetite);
         assert_true(round < 1000000);
     }
     assert_int_equal(moved_all, n);
-    assert_int_equal(buf_len(&to.out), 0);
+    assert_int_equal(conn_owes(&to), 0);
     assert_int_equal(owed, fasting > 0);
 }
 
@@ -290,8 +345,8 @@ static void splice_in_bits(void **state) {
         while (got < 5000) {
             conn_test_limit(limit);
             loop_turn(0);
-            if (buf_len(&to.out)) conn_flush(&to);
-            if (!buf_len(&to.out) && conn_readable(&conn)) {
+            if (conn_owes(&to)) conn_flush(&to);
+            if (!conn_owes(&to) && conn_readable(&conn)) {
                 enum io r = conn_splice(&conn, &to, 5000, &moved, &wrote);
                 assert_true(r == IO_AGAIN || (r == IO_OK && moved >= 1 && moved <= limit));
             }
@@ -457,13 +512,21 @@ static int shut(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bits_stay_until_eagain),   cmocka_unit_test(short_read_saves_a_call),
-        cmocka_unit_test(scratch_is_settled),       cmocka_unit_test(owes_what_the_kernel_does_not_take),
-        cmocka_unit_test(reads_and_writes_in_bits), cmocka_unit_test(reads_before_it_judges_a_failed_send),
-        cmocka_unit_test(turn_has_its_order),       cmocka_unit_test(a_closed_fd_is_not_called),
-        cmocka_unit_test(splices_every_byte),       cmocka_unit_test(splice_owes_what_is_not_taken),
-        cmocka_unit_test(splice_in_bits),           cmocka_unit_test(splice_sees_the_ends),
+        cmocka_unit_test(bits_stay_until_eagain),
+        cmocka_unit_test(short_read_saves_a_call),
+        cmocka_unit_test(scratch_is_settled),
+        cmocka_unit_test(owes_what_the_kernel_does_not_take),
+        cmocka_unit_test(reads_and_writes_in_bits),
+        cmocka_unit_test(reads_before_it_judges_a_failed_send),
+        cmocka_unit_test(turn_has_its_order),
+        cmocka_unit_test(a_closed_fd_is_not_called),
+        cmocka_unit_test(splices_every_byte),
+        cmocka_unit_test(splice_owes_what_is_not_taken),
+        cmocka_unit_test(splice_in_bits),
+        cmocka_unit_test(splice_sees_the_ends),
         cmocka_unit_test(splice_to_one_who_left),
+        cmocka_unit_test(holds_both_ways),
+        cmocka_unit_test(without_memory_it_is_broken),
     };
     return cmocka_run_group_tests_name("conn", tests, open_loop, shut);
 }
