@@ -2,7 +2,6 @@
 #ifndef DISPATCH_H
 #define DISPATCH_H
 #include "route.h"
-#include "timer.h"
 #include "why.h"
 
 struct dispatch;
@@ -15,28 +14,26 @@ struct dispatch_user {
                                                           or NULL if the model is served no more */
 };
 
-struct dispatch {       /* embedded in a txn */
-    struct list link;   /* in its pool's queue */
-    struct timer timer; /* of the queue */
+struct dispatch { /* embedded in a txn; all zero but api is one that has not begun */
     const struct dispatch_user *api;
     const struct pool *pool;
     const struct member *member; /* whose slot is held; NULL = none */
     struct endpoint *endpoint;   /* of member: outlives the world it was picked from */
     struct stats_route *stats;   /* of the last member granted; good while the txn holds the world it was picked from */
     struct tried *tried;         /* private; NULL while nothing failed */
+    struct waiting *waiting;     /* private: its place in its pool's queue; NULL while it does not wait */
     uint64_t key;
-    int64_t queued_at; /* clock_ms; 0 = is not waiting */
-    int64_t queue_ms;  /* time spent waiting */
+    uint32_t queue_ms; /* time spent waiting, once it is over */
     uint8_t affinity;  /* enum route_affinity of the last pick */
     uint8_t visited;   /* pools entered */
     uint16_t tries;    /* slots granted */
 };
 
-void dispatch_init(struct dispatch *d, const struct dispatch_user *api);
 void dispatch_start(struct dispatch *d, const struct pool *p); /* calls granted or refused, now or later */
 /* The endpoint whose slot is held did not do: gives the slot back and goes on to the next, within the pool's `retries`.
  * False if there is none left to try: the slot is given back, nothing is called. */
 bool dispatch_next(struct dispatch *d);
+int64_t dispatch_waited(const struct dispatch *d);              /* ms in queues, of one that still waits as well */
 const struct endpoint *dispatch_last(const struct dispatch *d); /* the one it has, or that failed last; NULL if none was tried */
 void dispatch_release(struct dispatch *d); /* slot, place in the queue, memory: all given back. Harmless twice */
 /* Of a waiting request, from refresh: it waits in that pool now (NULL: in none). */

@@ -12,6 +12,7 @@
 #include "clock.h"
 #include "loop.h"
 #include "slab.h"
+#include "timer.h"
 
 #define VISITED_MAX CONF_CHAIN_MAX /* pools in one chain of fallbacks; conf refuses circles */
 
@@ -20,7 +21,16 @@ struct tried {
     size_t count;
 };
 
+/* A place in a queue. Few requests wait, and none for as long as its answer runs. */
+struct waiting {
+    struct list link;   /* in its pool's queue */
+    struct timer timer; /* of the queue */
+    struct dispatch *dispatch;
+    int64_t since; /* clock_ms */
+};
+
 static struct slab slab = {.size = sizeof(struct tried), .clear = sizeof(struct tried)};
+static struct slab places = {.size = sizeof(struct waiting)};
 static unsigned queued;
 static void wake_queues(struct loop_task *t);
 static struct loop_task wake_task;
@@ -34,12 +44,6 @@ static void look_again(struct timer *t) {
     dispatch_wake();
 }
 
-void dispatch_init(struct dispatch *d, const struct dispatch_user *api) {
-    list_init(&d->link);
-    timer_init(&d->timer, queue_expired);
-    d->api = api;
-}
-
 unsigned dispatch_queued(void) {
     return queued;
 }
@@ -51,14 +55,20 @@ void dispatch_wake(void) {
 }
 
 static void leave_queue(struct dispatch *d) {
-    if (!d->queued_at) return;
-    list_remove(&d->link);
-    timer_drop(&d->timer);
+    struct waiting *w = d->waiting;
+    if (!w) return;
+    list_remove(&w->link);
+    timer_drop(&w->timer);
     d->pool->live->queued--;
     queued--;
-    d->queue_ms += clock_ms() - d->queued_at;
-    histogram_add(&d->pool->live->stats.queue_wait, clock_ms() - d->queued_at);
-    d->queued_at = 0;
+    d->queue_ms += (uint32_t)(clock_ms() - w->since);
+    histogram_add(&d->pool->live->stats.queue_wait, clock_ms() - w->since);
+    slab_put(&places, w);
+    d->waiting = NULL;
+}
+
+int64_t dispatch_waited(const struct dispatch *d) {
+    return d->queue_ms + (d->waiting ? clock_ms() - d->waiting->since : 0);
 }
 
 static void give_back_slot(struct dispatch *d) {
@@ -90,11 +100,14 @@ static void take_slot(struct dispatch *d, struct route_pick pick) {
 
 static void wait_since(struct dispatch *d, int64_t since) {
     int64_t timeout = d->pool->conf->policy.queue_timeout;
-    list_push_back(&d->pool->live->queue, &d->link);
+    struct waiting *w = d->waiting = slab_get(&places);
+    w->dispatch = d;
+    w->since = since;
+    timer_init(&w->timer, queue_expired);
+    list_push_back(&d->pool->live->queue, &w->link);
     d->pool->live->queued++;
     queued++;
-    d->queued_at = since;
-    if (timeout) timer_set(&d->timer, since + timeout);
+    if (timeout) timer_set(&w->timer, since + timeout);
 }
 
 static void join_queue(struct dispatch *d) {
@@ -108,7 +121,7 @@ static void join_queue(struct dispatch *d) {
 /* Joins the queue of its pool; of the pool that the current configuration has for it, if that is another. */
 static void wait_for_slot(struct dispatch *d) {
     join_queue(d);
-    if (!d->queued_at) return; /* refused */
+    if (!d->waiting) return; /* refused */
     d->api->refresh(d);
     if (!d->pool)
         d->api->refused(d, WHY_NO_ENDPOINT);
@@ -117,12 +130,12 @@ static void wait_for_slot(struct dispatch *d) {
 }
 
 void dispatch_move(struct dispatch *d, const struct pool *p) {
-    int64_t since = d->queued_at;
+    int64_t since = d->waiting ? d->waiting->since : 0;
     d->stats = NULL; /* of a member of the world that goes */
     for (const struct pool *q = p; q; q = q->fallback)
         if (q->live == d->pool->live) p = q; /* it waits in a fallback, and goes on to */
     bool stays = p && p->live == d->pool->live;
-    int64_t waited = d->queue_ms;
+    uint32_t waited = d->queue_ms;
     if (!stays) leave_queue(d);
     d->pool = p;
     if (!p) return;
@@ -133,7 +146,7 @@ void dispatch_move(struct dispatch *d, const struct pool *p) {
 }
 
 static void queue_expired(struct timer *t) {
-    struct dispatch *d = list_entry(t, struct dispatch, timer);
+    struct dispatch *d = list_entry(t, struct waiting, timer)->dispatch;
     leave_queue(d);
     d->api->refused(d, WHY_FULL);
 }
@@ -198,7 +211,6 @@ const struct endpoint *dispatch_last(const struct dispatch *d) {
 
 void dispatch_release(struct dispatch *d) {
     leave_queue(d);
-    timer_drop(&d->timer);
     give_back_slot(d);
     if (!d->tried) return;
     for (size_t i = 0; i < d->tried->count; i++)
@@ -238,7 +250,7 @@ static bool serve(struct dispatch *d, struct pool_live *live) {
  * endpoints than those behind it: it holds nobody up. True if one was served. */
 static bool serve_first(struct pool_live *live) {
     list_each(it, &live->queue) {
-        struct dispatch *d = list_entry(it, struct dispatch, link);
+        struct dispatch *d = list_entry(it, struct waiting, link)->dispatch;
         bool choosy = d->tried != NULL;
         if (serve(d, live)) return true;
         if (!choosy) return false;
@@ -253,8 +265,8 @@ static struct pool_live *longest_waiting(void) {
     list_each(it, world_lives()) {
         struct pool_live *l = list_entry(it, struct pool_live, link);
         if (l->stuck || list_empty(&l->queue)) continue;
-        const struct dispatch *d = list_entry(l->queue.next, struct dispatch, link);
-        if (d->queued_at < oldest) oldest = d->queued_at, best = l;
+        const struct waiting *first = list_entry(l->queue.next, struct waiting, link);
+        if (first->since < oldest) oldest = first->since, best = l;
     }
     return best;
 }

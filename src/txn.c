@@ -42,7 +42,6 @@ struct txn *txn_new(struct client *c) {
     t->first_byte_ms = t->first_token_ms = -1;
     t->usage.counts = (struct usage_counts){-1, -1, -1};
     notes_begin(&t->notes, c->peer);
-    dispatch_init(&t->dispatch, NULL);
     list_push_back(&all, &t->link);
     count++;
     return t;
@@ -104,7 +103,7 @@ static void write_access(const struct txn *t, enum why_end end) {
         .status = t->status,
         .received_bytes = t->forward ? t->forward->body.len : t->received,
         .sent_bytes = t->relay.body_sent,
-        .queue_ms = d->pool ? d->queue_ms + (d->queued_at ? clock_ms() - d->queued_at : 0) : -1,
+        .queue_ms = d->pool ? dispatch_waited(d) : -1,
         .first_byte_ms = t->first_byte_ms,
         .first_token_ms = t->first_token_ms,
         .duration_ms = clock_ms() - t->started,
