@@ -42,7 +42,7 @@ struct client {
     const struct client_user *api;
     void *user;
     struct client_reading *reading; /* NULL between requests, and once the whole of one is here */
-    struct sock_addr *peer;         /* malloc'ed to its length; NULL for a unix socket */
+    struct in6_addr peer;           /* as sock_host gives it */
     int64_t linger_start;           /* clock_ms */
     uint32_t head_used;             /* bytes of the head that user->head looks at */
     uint32_t lingered;              /* bytes thrown away while lingering */

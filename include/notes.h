@@ -35,12 +35,12 @@ static inline struct str notes_name(const struct notes *n) { /* the model's */
 }
 
 /* At the first byte of a head: the peer's address and a request id of our own (a UUID, RFC 9562 5.4), so that a head which will
- * never be whole has an id too. peer NULL: a unix socket. */
-void notes_begin(struct notes *n, const struct sock_addr *peer);
+ * never be whole has an id too. peer as sock_host gives it. */
+void notes_begin(struct notes *n, const struct in6_addr *peer);
 /* The head is whole: method, path, the address that trusted proxies told, and the client's own request id if it is one we keep.
  * Once. */
 void notes_head(struct notes *n, const struct http_head *head, struct str told_ip);
-bool notes_peer_trusted(const struct conf *conf, const struct sock_addr *peer); /* peer NULL: no */
+bool notes_peer_trusted(const struct conf *conf, const struct in6_addr *peer); /* of a unix socket: no */
 /* The client as a trusted peer's X-Forwarded-For tells it: from its end, the first address that is no trusted proxy. Into the head. */
 struct str notes_told_ip(const struct conf *conf, const struct http_head *head);
 void notes_model(struct notes *n, struct str model); /* after notes_head; once */

@@ -33,6 +33,9 @@ bool sock_local(int fd, struct sock_addr *out); /* the address it is bound to */
 const char *sock_text(const struct sock_addr *addr, char dst[SOCK_TEXT]);
 /* Without the port: "1.2.3.4", "::1"; v4-mapped v6 as v4; "" for unix. */
 const char *sock_ip(const struct sock_addr *addr, char dst[SOCK_TEXT]);
+/* An address without its port: IPv4 as v4-mapped; "::", which nobody has, for a unix socket. */
+struct in6_addr sock_host(const struct sock_addr *addr);
+const char *sock_host_text(const struct in6_addr *host, char dst[SOCK_TEXT]); /* "1.2.3.4", "::1" */
 /* Waits for no one: what the kernel says a vanished peer costs: probes after 20 s, dead after about 50 s (RFC 1122 4.2.3.6). */
 void sock_watch_peer(int fd);
 /* True: what was sent was not acknowledged for 50 s, however often it was tried. A full window that the peer confirms is no loss. */

@@ -37,8 +37,8 @@ struct value_cidr {
     uint8_t addr[16]; /* v4 as v4-mapped */
     uint8_t bits;     /* 0..128 */
 };
-const char *value_cidr(struct str s, struct value_cidr *out); /* an address or address/bits */
-bool value_cidr_has(const struct value_cidr *c, const struct sockaddr *sa);
+const char *value_cidr(struct str s, struct value_cidr *out);                 /* an address or address/bits */
+bool value_cidr_has(const struct value_cidr *c, const struct in6_addr *host); /* IPv4 as v4-mapped */
 
 /* Glob: * any bytes, ? any one byte, nothing else is special; byte for byte; linear time in practice (no recursion). */
 bool value_glob(struct str pattern, struct str text);

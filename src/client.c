@@ -9,7 +9,6 @@
 #include "client.h"
 
 #include <assert.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -109,8 +108,6 @@ void client_close(struct client *c) {
     client_set(c, CLIENT_CLOSED);
     conn_close(&c->conn);
     drop_reading(c);
-    free(c->peer);
-    c->peer = NULL;
     if (!c->admin) count--;
     loop_bury(c, release);
 }
@@ -493,11 +490,7 @@ struct client *client_new(int fd, const struct sock_addr *peer, bool admin, cons
     c->api = api;
     c->admin = admin;
     c->fresh = true;
-    if (peer->u.sa.sa_family != AF_UNIX) {
-        size_t n = offsetof(struct sock_addr, u) + peer->len;
-        c->peer = must_alloc(n);
-        memcpy(c->peer, peer, n);
-    }
+    c->peer = sock_host(peer);
     timer_init(&c->timer, expired);
     if (!admin) count++;
     client_set(c, CLIENT_IDLE);

@@ -37,33 +37,32 @@ static void new_uuid(char dst[36]) {
     }
 }
 
-void notes_begin(struct notes *n, const struct sock_addr *peer) {
+void notes_begin(struct notes *n, const struct in6_addr *peer) {
     char uuid[36], ip[SOCK_TEXT] = "";
     size_t at = 0;
     n->text = n->inl;
-    if (peer) sock_ip(peer, ip);
+    if (!IN6_IS_ADDR_UNSPECIFIED(peer)) sock_host_text(peer, ip);
     n->client_ip = keep(n->text, &at, str_of(ip));
     new_uuid(uuid);
     n->request_id = keep(n->text, &at, (struct str){uuid, sizeof uuid});
 }
 
-static bool trusted(const struct conf *conf, const struct sockaddr *sa) {
+static bool trusted(const struct conf *conf, const struct in6_addr *host) {
     for (size_t i = 0; i < conf->ntrusted_proxies; i++)
-        if (value_cidr_has(&conf->trusted_proxies[i], sa)) return true;
+        if (value_cidr_has(&conf->trusted_proxies[i], host)) return true;
     return false;
 }
 
 /* True: an address that is no trusted proxy, so that who stands before it in the list may be anybody's invention. */
 static bool is_client(const struct conf *conf, struct str ip, bool *valid) {
-    struct sock_addr a = {.len = 0};
+    struct in6_addr host = {.s6_addr = {[10] = 0xff, [11] = 0xff}};
     char text[INET6_ADDRSTRLEN];
     *valid = false;
     if (!ip.len || ip.len >= sizeof text) return false;
     str_copy(text, sizeof text, ip);
-    a.u.sa.sa_family = memchr(ip.ptr, ':', ip.len) ? AF_INET6 : AF_INET;
-    *valid = inet_pton(a.u.sa.sa_family, text,
-                       a.u.sa.sa_family == AF_INET6 ? (void *)&a.u.in6.sin6_addr : (void *)&a.u.in4.sin_addr) == 1;
-    return *valid && !trusted(conf, &a.u.sa);
+    bool v6 = memchr(ip.ptr, ':', ip.len);
+    *valid = inet_pton(v6 ? AF_INET6 : AF_INET, text, v6 ? host.s6_addr : &host.s6_addr[12]) == 1;
+    return *valid && !trusted(conf, &host);
 }
 
 /* The client's address as X-Forwarded-For of a trusted peer tells it: from its end, the first that is no trusted proxy. */
@@ -85,8 +84,8 @@ struct str notes_told_ip(const struct conf *conf, const struct http_head *h) {
     return best;
 }
 
-bool notes_peer_trusted(const struct conf *conf, const struct sock_addr *peer) {
-    return peer && trusted(conf, &peer->u.sa);
+bool notes_peer_trusted(const struct conf *conf, const struct in6_addr *peer) {
+    return !IN6_IS_ADDR_UNSPECIFIED(peer) && trusted(conf, peer);
 }
 
 void notes_head(struct notes *n, const struct http_head *h, struct str told_ip) {

@@ -113,17 +113,26 @@ static void v4_text(const void *addr, char *dst) {
     *dst = 0;
 }
 
-const char *sock_ip(const struct sock_addr *addr, char dst[SOCK_TEXT]) {
-    dst[0] = 0;
-    if (addr->u.sa.sa_family == AF_INET) v4_text(&addr->u.in4.sin_addr, dst);
-    if (addr->u.sa.sa_family == AF_INET6) {
-        const struct in6_addr *a = &addr->u.in6.sin6_addr;
-        if (IN6_IS_ADDR_V4MAPPED(a))
-            v4_text(&a->s6_addr[12], dst);
-        else
-            inet_ntop(AF_INET6, a, dst, SOCK_TEXT);
-    }
+struct in6_addr sock_host(const struct sock_addr *addr) {
+    struct in6_addr host = {.s6_addr = {[10] = 0xff, [11] = 0xff}};
+    if (addr->u.sa.sa_family == AF_INET6) return addr->u.in6.sin6_addr;
+    if (addr->u.sa.sa_family != AF_INET) return (struct in6_addr)IN6ADDR_ANY_INIT;
+    memcpy(&host.s6_addr[12], &addr->u.in4.sin_addr, 4);
+    return host;
+}
+
+const char *sock_host_text(const struct in6_addr *host, char dst[SOCK_TEXT]) {
+    if (IN6_IS_ADDR_V4MAPPED(host))
+        v4_text(&host->s6_addr[12], dst);
+    else
+        inet_ntop(AF_INET6, host, dst, SOCK_TEXT);
     return dst;
+}
+
+const char *sock_ip(const struct sock_addr *addr, char dst[SOCK_TEXT]) {
+    struct in6_addr host = sock_host(addr);
+    dst[0] = 0;
+    return addr->u.sa.sa_family == AF_INET || addr->u.sa.sa_family == AF_INET6 ? sock_host_text(&host, dst) : dst;
 }
 
 const char *sock_text(const struct sock_addr *addr, char dst[SOCK_TEXT]) {

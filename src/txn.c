@@ -41,7 +41,7 @@ struct txn *txn_new(struct client *c) {
     t->started_wall = clock_wall_ms();
     t->first_byte_ms = t->first_token_ms = -1;
     t->usage.counts = (struct usage_counts){-1, -1, -1};
-    notes_begin(&t->notes, c->peer);
+    notes_begin(&t->notes, &c->peer);
     list_push_back(&all, &t->link);
     count++;
     return t;
@@ -63,7 +63,7 @@ static struct head_cors cors_of(const struct txn *t) {
 
 void txn_head(struct txn *t, const struct http_head *h) {
     const struct conf *conf = world_current()->conf;
-    notes_head(&t->notes, h, notes_peer_trusted(conf, t->client->peer) ? notes_told_ip(conf, h) : STR_NONE);
+    notes_head(&t->notes, h, notes_peer_trusted(conf, &t->client->peer) ? notes_told_ip(conf, h) : STR_NONE);
     t->dialect = (uint8_t)head_dialect(str_at(h->base, h->path));
     t->client_10 = h->minor == 0;
     t->client_keep = h->keep_alive;
@@ -280,7 +280,7 @@ void txn_route(struct txn *t, const struct http_head *h, const char *boundary) {
     struct head_forward f = {
         .client_ip = notes_str(&t->notes, t->notes.client_ip),
         .request_id = notes_id(&t->notes),
-        .peer_trusted = notes_peer_trusted(t->world->conf, t->client->peer),
+        .peer_trusted = notes_peer_trusted(t->world->conf, &t->client->peer),
         .drop_credentials = t->world->drop_credentials,
     };
     t->forward = forward_new(h, &f);

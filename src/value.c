@@ -268,16 +268,8 @@ const char *value_cidr(struct str s, struct value_cidr *out) {
     return NULL;
 }
 
-bool value_cidr_has(const struct value_cidr *c, const struct sockaddr *sa) {
-    uint8_t a[16] = {0};
-    if (sa->sa_family == AF_INET) {
-        a[10] = a[11] = 0xff;
-        memcpy(a + 12, &((const struct sockaddr_in *)(const void *)sa)->sin_addr, 4);
-    } else if (sa->sa_family == AF_INET6) {
-        memcpy(a, &((const struct sockaddr_in6 *)(const void *)sa)->sin6_addr, 16);
-    } else {
-        return false;
-    }
+bool value_cidr_has(const struct value_cidr *c, const struct in6_addr *host) {
+    const uint8_t *a = host->s6_addr;
     unsigned whole = c->bits / 8, rest = c->bits % 8;
     if (memcmp(a, c->addr, whole) != 0) return false;
     return !rest || (a[whole] ^ c->addr[whole]) >> (8 - rest) == 0;

@@ -252,20 +252,17 @@ static void addresses_to_listen_on(void **state) {
 
 static bool has(const char *cidr, const char *address) {
     struct value_cidr c;
-    struct sockaddr_in v4 = {.sin_family = AF_INET};
-    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+    struct in6_addr host = {.s6_addr = {[10] = 0xff, [11] = 0xff}};
     const char *wrong = value_cidr(s(cidr), &c);
     if (wrong) fail_msg("%s: %s", cidr, wrong);
-    if (inet_pton(AF_INET, address, &v4.sin_addr) == 1) return value_cidr_has(&c, (const struct sockaddr *)&v4);
-    assert_int_equal(inet_pton(AF_INET6, address, &v6.sin6_addr), 1);
-    return value_cidr_has(&c, (const struct sockaddr *)&v6);
+    if (inet_pton(AF_INET, address, &host.s6_addr[12]) != 1) assert_int_equal(inet_pton(AF_INET6, address, &host), 1);
+    return value_cidr_has(&c, &host);
 }
 
 static void networks(void **state) {
     static const char *const bad[] = {"",           "x",      "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "10.0.0.0/8/8",
                                       "10.0.0.1/8", "::/129", "::1/127",     "10.0.0/8",  "1.2.3.4 "};
     struct value_cidr c;
-    struct sockaddr_un un = {.sun_family = AF_UNIX};
     (void)state;
     assert_true(has("10.0.0.0/8", "10.255.0.1"));
     assert_false(has("10.0.0.0/8", "11.0.0.1"));
@@ -283,8 +280,6 @@ static void networks(void **state) {
     assert_true(has("::1/128", "::1"));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_non_null(value_cidr(s(bad[i]), &c));
-    assert_null(value_cidr(s("::/0"), &c));
-    assert_false(value_cidr_has(&c, (const struct sockaddr *)&un));
 }
 
 /* ---- globs and names ---- */
