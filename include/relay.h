@@ -8,7 +8,6 @@
 enum relay_stream { STREAM_NONE, STREAM_SSE, STREAM_NDJSON };
 
 struct relay {          /* all zero is one that has not begun */
-    struct buf head;    /* of the response, until it goes with the first bytes of the body */
     uint64_t body_sent; /* body bytes given to the client, without framing */
     uint8_t framing;    /* enum head_framing */
     uint8_t stream;     /* enum relay_stream */
@@ -17,8 +16,11 @@ struct relay {          /* all zero is one that has not begun */
     bool first_sent;    /* a byte of the response went to the client */
 };
 
-/* Takes the endpoint's head; framing is chosen by what the client understands. */
-void relay_begin(struct relay *r, const struct http_head *in, struct head_relay *how, bool client_10, bool client_head);
+/* Writes our head to the endpoint's; framing is chosen by what the client understands. */
+void relay_head(struct buf *out, const struct http_head *in, struct head_relay *how, bool client_10, bool client_head);
+/* Takes the endpoint's head. Ours then waits for the first bytes of the body: relay_body, relay_flush or relay_free comes before any
+ * other relay begins. False without memory: it has not begun. */
+bool relay_begin(struct relay *r, const struct http_head *in, struct head_relay *how, bool client_10, bool client_head);
 /* Body bytes, in one chunk; `ended` completes the response. Returns what client_write said. */
 enum io relay_body(struct relay *r, struct client *c, const struct iovec *spans, int n, bool ended);
 enum io relay_flush(struct relay *r, struct client *c); /* a head that still waits for its first body bytes goes now */
@@ -29,5 +31,5 @@ void relay_passed(struct relay *r, struct client *c, size_t n, enum io wrote);
 bool relay_ends_by_close(const struct relay *r);
 /* The in-band error of a broken stream; nothing where the body is no stream. */
 void relay_break(struct relay *r, struct client *c, enum why why, enum head_dialect dialect);
-void relay_free(struct relay *r);
+void relay_free(const struct relay *r);
 #endif

@@ -9,13 +9,10 @@ static struct slab slab = {.size = sizeof(struct held), .clear = sizeof(struct h
 
 struct held *held_new(const struct http_head *h, const struct head_relay *how, bool client_10) {
     struct held *held = slab_get(&slab);
-    struct relay with = {0}, without = {0};
     struct head_relay plain = *how, later = *how;
     later.retry_after_5 = true;
-    relay_begin(&without, h, &plain, client_10, false);
-    relay_begin(&with, h, &later, client_10, false);
-    held->head = without.head;
-    held->retry_head = with.head;
+    relay_head(&held->head, h, &plain, client_10, false);
+    relay_head(&held->retry_head, h, &later, client_10, false);
     return held;
 }
 

@@ -1,6 +1,6 @@
 /* relay: the response half of an exchange, as the client gets it.
  * In: an endpoint's head, then spans of its body, which lie in a connection's input and are not kept. Out: one writev a step: head,
- * chunk size, spans, chunk end. Owns the head's text until it goes. Decides no retry, ends no connection, never holds a byte back:
+ * chunk size, spans, chunk end. Owns the head's text until it goes, which is in the same step. Decides no retry, ends no connection, never holds a byte back:
  * what the kernel does not take is the client connection's to owe, and the txn stops reading until it is gone. */
 #include "relay.h"
 
@@ -8,23 +8,38 @@
 
 #include "usage.h"
 
+static struct buf head; /* the response's, until it goes with the first bytes of the body: one place serves all */
+static const struct relay *head_of;
+
+static void drop_head(void) {
+    buf_free(&head);
+    head_of = NULL;
+}
+
 static enum head_framing framing_for(const struct http_head *in, bool client_10, bool client_head) {
     if (in->bodyless || client_head) return FRAMING_NONE;
     if (in->has_length) return FRAMING_LENGTH;
     return client_10 ? FRAMING_CLOSE : FRAMING_CHUNKED;
 }
 
-void relay_begin(struct relay *r, const struct http_head *in, struct head_relay *how, bool client_10, bool client_head) {
-    assert(!r->begun);
+void relay_head(struct buf *out, const struct http_head *in, struct head_relay *how, bool client_10, bool client_head) {
+    how->framing = framing_for(in, client_10, client_head);
+    how->length = in->length;
+    if (how->framing == FRAMING_CLOSE) how->close = true;
+    head_response(out, in, how);
+}
+
+bool relay_begin(struct relay *r, const struct http_head *in, struct head_relay *how, bool client_10, bool client_head) {
+    assert(!r->begun && !head_of);
+    relay_head(&head, in, how, client_10, client_head);
+    if (head.failed) return buf_free(&head), false;
+    head_of = r;
     r->begun = true;
-    r->framing = (uint8_t)framing_for(in, client_10, client_head);
+    r->framing = (uint8_t)how->framing;
     enum usage_kind kind = usage_kind(http_get(in, FIELD_CONTENT_TYPE));
     r->stream = kind == USAGE_SSE ? STREAM_SSE : kind == USAGE_NDJSON ? STREAM_NDJSON : STREAM_NONE;
     r->newlines = 2;
-    how->framing = (enum head_framing)r->framing;
-    how->length = in->length;
-    if (r->framing == FRAMING_CLOSE) how->close = true;
-    head_response(&r->head, in, how);
+    return true;
 }
 
 /* An empty line ends an event; CR does not count, so that CRLF and LF look alike. */
@@ -65,7 +80,7 @@ enum io relay_body(struct relay *r, struct client *c, const struct iovec *spans,
     if (r->framing == FRAMING_NONE) n = 0;
     for (int i = 0; i < n; i++)
         total += spans[i].iov_len;
-    if (buf_len(&r->head)) iov[k++] = (struct iovec){r->head.mem + r->head.head, buf_len(&r->head)};
+    if (head_of == r) iov[k++] = (struct iovec){head.mem + head.head, buf_len(&head)};
     if (total && r->framing == FRAMING_CHUNKED) iov[k++] = (struct iovec){size, chunk_head(size, total)};
     for (int i = 0; i < n; i++)
         iov[k++] = spans[i];
@@ -77,7 +92,7 @@ enum io relay_body(struct relay *r, struct client *c, const struct iovec *spans,
     }
     if (!k) return IO_OK;
     enum io io = client_write(c, iov, k);
-    buf_free(&r->head);
+    if (head_of == r) drop_head();
     r->first_sent = true;
     r->body_sent += total;
     if (r->stream != STREAM_NONE) note_end(r, spans, n);
@@ -85,11 +100,11 @@ enum io relay_body(struct relay *r, struct client *c, const struct iovec *spans,
 }
 
 enum io relay_flush(struct relay *r, struct client *c) {
-    return buf_len(&r->head) ? relay_body(r, c, NULL, 0, false) : IO_OK;
+    return head_of == r ? relay_body(r, c, NULL, 0, false) : IO_OK;
 }
 
 bool relay_straight(const struct relay *r, const struct client *c) {
-    return r->framing == FRAMING_LENGTH && r->stream == STREAM_NONE && !buf_len(&r->head) && !client_owes(c);
+    return r->framing == FRAMING_LENGTH && r->stream == STREAM_NONE && head_of != r && !client_owes(c);
 }
 
 void relay_passed(struct relay *r, struct client *c, size_t n, enum io wrote) {
@@ -113,6 +128,6 @@ void relay_break(struct relay *r, struct client *c, enum why why, enum head_dial
     buf_free(&text);
 }
 
-void relay_free(struct relay *r) {
-    buf_free(&r->head);
+void relay_free(const struct relay *r) {
+    if (head_of == r) drop_head();
 }

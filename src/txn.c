@@ -435,7 +435,10 @@ static void got_head(void *user, const struct http_head *h) {
         t->held = held_new(h, &how, t->client_10);
         return;
     }
-    relay_begin(&t->relay, h, &how, t->client_10, t->head_only);
+    if (!relay_begin(&t->relay, h, &how, t->client_10, t->head_only)) {
+        txn_error(t, WHY_NO_MEMORY, STR_NONE, STR_NONE);
+        return;
+    }
     if (t->world->conf->read_usage) usage_begin(&t->usage, usage_kind(http_get(h, FIELD_CONTENT_TYPE)));
     if (t->upstream->sent_all) drop_request(t);
 }
