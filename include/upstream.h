@@ -57,23 +57,20 @@ struct upstream {
     struct timer timer;
     struct endpoint *endpoint; /* a reference */
     const struct upstream_user *api;
-    void *user;                                /* NULL while idle */
-    struct http_head *own_head;                /* while a head is half read */
-    uint64_t sent;                             /* bytes of the request that went */
-    int64_t started;                           /* clock_ms: of the connect, then of the sending */
-    int64_t due;                               /* clock_ms: of the exchange's timeout, TIMER_NEVER = none */
-    int64_t idle_until;                        /* clock_ms: not reused after */
-    uint32_t connect, first_byte, stream_idle; /* ms, 0 = none */
-    uint32_t name_changes;                     /* of the endpoint's name as the connect began: never reused after another */
-    uint16_t served;                           /* exchanges completed on this connection */
-    uint16_t left;                             /* further exchanges the endpoint allows (Keep-Alive: max), 65535 = not told */
-    uint16_t keep_alive_s;                     /* Keep-Alive: timeout, in s, 0 = not told */
-    uint8_t state;                             /* enum upstream_state; upstream_set alone writes it */
-    uint8_t read_shift;                        /* the next read asks for 2^this bytes: grows while the client keeps up */
-    uint8_t first_address, tried_addresses;    /* where its way through the addresses began; how many it tried */
-    uint8_t informational;                     /* 1xx seen */
-    uint8_t head_answer : 1;                   /* the request is a HEAD */
-    uint8_t got_byte : 1;                      /* of this response */
+    void *user;                 /* NULL while idle */
+    struct http_head *own_head; /* while a head is half read */
+    uint64_t sent;              /* bytes of the request that went */
+    int64_t started;            /* clock_ms: of this exchange */
+    int64_t due; /* clock_ms: no address after; of the exchange's timeout, TIMER_NEVER = none; idle: not reused after */
+    uint32_t first_byte, stream_idle;       /* ms, 0 = none */
+    uint32_t name_changes;                  /* of the endpoint's name as the connect began: never reused after another */
+    uint16_t left;                          /* further exchanges the endpoint allows (Keep-Alive: max), 65535 = not told */
+    uint16_t keep_alive_s;                  /* Keep-Alive: timeout, in s, 0 = not told */
+    uint8_t state;                          /* enum upstream_state; upstream_set alone writes it */
+    uint8_t read_shift;                     /* the next read asks for 2^this bytes: grows while the client keeps up */
+    uint8_t first_address, tried_addresses; /* where its way through the addresses began; how many it tried */
+    uint8_t informational;                  /* 1xx seen */
+    uint8_t got_byte : 1;                   /* of this response */
     uint8_t got_head : 1;
     uint8_t sent_all : 1;
     uint8_t reused : 1;   /* for this exchange an idle connection was taken */

@@ -107,8 +107,8 @@ static void become_idle(struct upstream *u) {
     upstream_set(u, UPSTREAM_IDLE);
     drop_own_head(u);
     u->user = NULL;
-    u->idle_until = clock_ms() + keep;
-    timer_set(&u->timer, u->idle_until);
+    u->due = clock_ms() + keep;
+    timer_set(&u->timer, u->due);
     list_push_front(&e->idle, &u->link);
     endpoint_unref(e);
 }
@@ -121,7 +121,7 @@ static bool says_nothing(struct upstream *u) {
 static struct upstream *take_idle(struct endpoint *e) {
     while (!list_empty(&e->idle)) {
         struct upstream *u = list_entry(e->idle.next, struct upstream, link);
-        if (clock_ms() < u->idle_until && is_current(u) && says_nothing(u)) {
+        if (clock_ms() < u->due && is_current(u) && says_nothing(u)) {
             endpoint_ref(e);
             upstream_set(u, UPSTREAM_EXCHANGE);
             return u;
@@ -143,7 +143,7 @@ bool upstream_close_oldest_idle(void) {
         struct endpoint *e = list_entry(it, struct endpoint, link);
         if (list_empty(&e->idle)) continue;
         struct upstream *u = list_entry(e->idle.prev, struct upstream, link);
-        if (!oldest || u->idle_until < oldest->idle_until) oldest = u;
+        if (!oldest || u->due < oldest->due) oldest = u;
     }
     if (oldest) destroy(oldest);
     return oldest;
@@ -298,7 +298,8 @@ static void peer_ended(struct upstream *u, enum io how) {
     }
 }
 
-static void arm(struct upstream *u, bool wants) {
+/* Inline: every event of every stream moves its deadline. */
+static inline void arm(struct upstream *u, bool wants) {
     uint32_t ms = !u->got_byte ? u->first_byte : wants ? u->stream_idle : 0;
     int64_t look = clock_ms() + LOOK_MS;
     u->due = ms ? clock_ms() + ms : TIMER_NEVER;
@@ -381,7 +382,6 @@ static void read_more(struct upstream *u) {
 
 static void connected(struct upstream *u) {
     upstream_set(u, UPSTREAM_EXCHANGE);
-    u->started = clock_ms();
     if (u->endpoint->named && is_current(u))
         u->endpoint->good = (u->first_address + u->tried_addresses - 1u) % u->endpoint->watch.name->naddrs;
     arm(u, true);
@@ -412,8 +412,8 @@ static void step(struct upstream *u) {
 /* ---- connecting ---- */
 
 /* Each address left gets its share of the time left. */
-static int64_t address_deadline(const struct upstream *u, int64_t limit) {
-    int64_t now = clock_ms(), left = u->started + limit - now;
+static int64_t address_deadline(const struct upstream *u) {
+    int64_t now = clock_ms(), left = u->due - now;
     int64_t n = u->endpoint->url.is_unix ? 1 : (int64_t)u->endpoint->watch.name->naddrs - u->tried_addresses + 1;
     int64_t share = n > 1 ? left / n : left;
     if (share < ADDRESS_LEAST_MS) share = left < ADDRESS_LEAST_MS ? left : ADDRESS_LEAST_MS;
@@ -438,7 +438,7 @@ static void try_address(struct upstream *u, const char *last) {
             fail(u, UPSTREAM_NO_ROOM, strerror(errno));
             return;
         }
-        if (fd < 0 && errno == EAGAIN && u->endpoint->url.is_unix && clock_ms() + UNIX_AGAIN_MS < u->started + u->connect) {
+        if (fd < 0 && errno == EAGAIN && u->endpoint->url.is_unix && clock_ms() + UNIX_AGAIN_MS < u->due) {
             u->tried_addresses--; /* its backlog is full: TCP would wait in silence, too */
             u->conn.io.bits = 0;
             timer_set(&u->timer, clock_ms() + UNIX_AGAIN_MS);
@@ -457,7 +457,7 @@ static void try_address(struct upstream *u, const char *last) {
             connected(u);
         } else {
             u->conn.io.bits = 0;
-            timer_set(&u->timer, address_deadline(u, u->connect));
+            timer_set(&u->timer, address_deadline(u));
         }
         return;
     }
@@ -527,7 +527,6 @@ struct upstream *upstream_start(struct endpoint *e, const struct upstream_user *
     struct upstream *u = fresh ? NULL : take_idle(e);
     if (u) {
         u->reused = true;
-        u->served++;
     } else {
         u = slab_get(&slab);
         count++;
@@ -543,7 +542,7 @@ struct upstream *upstream_start(struct endpoint *e, const struct upstream_user *
     u->user = user;
     u->sent = 0;
     u->started = clock_ms();
-    u->connect = (uint32_t)limits->connect;
+    u->due = u->started + limits->connect;
     u->first_byte = (uint32_t)limits->first_byte;
     u->stream_idle = (uint32_t)limits->stream_idle;
     u->informational = u->tried_addresses = 0;
@@ -563,7 +562,7 @@ void upstream_go(struct upstream *u) {
     }
     if (e->named && e->watch.name->state == RESOLVE_ASKING) {
         list_push_back(&u->endpoint->waiting, &u->link);
-        timer_set(&u->timer, clock_ms() + u->connect);
+        timer_set(&u->timer, u->due);
         return;
     }
     begin_connect(u);
