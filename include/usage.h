@@ -9,9 +9,10 @@ enum usage_kind { USAGE_OFF, USAGE_SSE, USAGE_NDJSON, USAGE_JSON };
 enum usage_kind usage_kind(struct str content_type); /* parameters and case ignored */
 
 /* -1 = not told. `prompt` is all of the prompt, what came from a cache included, whatever the dialect (Anthropic's and llama.cpp's
- * timings tell the two apart). Where counts are told more than once the highest stands: they only grow while an answer does. */
+ * timings tell the two apart). Where counts are told more than once the highest stands: they only grow while an answer does. A number
+ * above INT32_MAX counts as that. */
 struct usage_counts {
-    int64_t prompt, cached, completion;
+    int32_t prompt, cached, completion;
 };
 
 struct usage { /* all zero is USAGE_OFF: it may be fed and ended */
@@ -22,8 +23,8 @@ struct usage { /* all zero is USAGE_OFF: it may be fed and ended */
     /* private: of an event, line or body that is not finished its last USAGE_TAIL bytes at most, in a block of its own */
     uint8_t kind, line;
     bool seen_token, cut, lost;
+    uint16_t tail_len, tail_cap;
     char *tail;
-    uint32_t tail_len, tail_cap;
 };
 /* *u may hold anything before. */
 void usage_begin(struct usage *u, enum usage_kind kind);

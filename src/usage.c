@@ -149,8 +149,8 @@ static int64_t sum(int64_t a, int64_t b) {
     return a < 0 || b < 0 ? a : a + b;
 }
 
-static void tell(int64_t *to, int64_t n) {
-    if (n > *to) *to = n;
+static void tell(int32_t *to, int64_t n) {
+    if (n > *to) *to = n < INT32_MAX ? (int32_t)n : INT32_MAX;
 }
 
 static void forget(int64_t *n, enum count from, enum count to) {
@@ -438,7 +438,7 @@ static bool tail_room(struct usage *u, size_t n) {
         block_put(u->tail, u->tail_cap);
     }
     u->tail = mem;
-    u->tail_cap = (uint32_t)got;
+    u->tail_cap = (uint16_t)got; /* of a block for USAGE_TAIL bytes at most */
     return true;
 }
 
@@ -456,7 +456,7 @@ static void keep(struct usage *u, struct str s) {
         size_t at = u->tail_len % USAGE_TAIL, n = USAGE_TAIL - at;
         if (n > s.len) n = s.len;
         memcpy(u->tail + at, s.ptr, n);
-        u->tail_len = (uint32_t)(at + n);
+        u->tail_len = (uint16_t)(at + n);
         s = (struct str){s.ptr + n, s.len - n};
     }
 }

@@ -149,8 +149,8 @@ static const struct stream {
      "{\"prompt_tokens\":5}\n\n|data: "
      "{\"usage\":{\"prompt_tokens\":5}\n\n|\n\n|\n|",
      -1, -1, -1, -1},
-    {"the largest count", USAGE_SSE, "data: {\"usage\":{\"prompt_tokens\":9007199254740992,\"completion_tokens\":0}}\n\n|", -1,
-     9007199254740992, -1, 0},
+    {"the largest count, also of a sum", USAGE_NDJSON, "{\"usage\":{\"input_tokens\":2147483647,\"cache_read_input_tokens\":1}}\n|",
+     -1, INT32_MAX, 1, -1},
 };
 
 static size_t without_bars(const char *text, char *to) {
