@@ -16,7 +16,7 @@ struct body { /* all zero is an empty body that holds nothing */
 char *body_room(struct body *b, uint64_t expect, size_t *room);
 /* n bytes were written there. False if that is above the budget: the bytes are kept all the same, the caller refuses. */
 bool body_commit(struct body *b, size_t n);
-/* Copies; false without memory or above the budget. */
+/* Copies; false without memory or above the budget. These n bytes are part of what is expected. */
 bool body_append(struct body *b, const void *ptr, size_t n, uint64_t expect);
 /* The pieces of bytes [from, to), at most max of them; returns how many. */
 int body_pieces(const struct body *b, uint64_t from, uint64_t to, struct iovec *iov, int max);

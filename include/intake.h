@@ -23,10 +23,8 @@ struct intake {
     char model[INTAKE_MODEL_MAX + 1]; /* decoded, NUL-terminated */
     size_t model_len;
     uint64_t model_off, model_raw; /* where its value lies in the body, without quotes, and its length there */
-    union {
-        struct json json;
-        struct multipart form;
-    };
+    struct multipart *form;        /* of a form; else NULL, and what follows is in use */
+    struct json json;
 };
 
 struct intake *intake_new(struct world *w, enum intake_kind kind, const char *boundary); /* boundary: of a form */

@@ -236,7 +236,8 @@ static enum why take_spans(struct client *c, bool in_place) {
         r->body_seen += v->iov_len;
         if (r->body_seen > r->body_max) return WHY_BIG_BODY;
         if (c->state == CLIENT_DISCARD) continue;
-        bool kept = in_place ? body_commit(r->store, v->iov_len) : body_append(r->store, v->iov_base, v->iov_len, r->http.left);
+        uint64_t expect = r->http.left || r->http.ended ? v->iov_len + r->http.left : 0;
+        bool kept = in_place ? body_commit(r->store, v->iov_len) : body_append(r->store, v->iov_base, v->iov_len, expect);
         if (!kept) return WHY_NO_MEMORY;
         enum why why = c->api->body(c, v->iov_base, v->iov_len);
         if (why != WHY_NONE) return why;

@@ -14,6 +14,7 @@
 #define TEXT_MAX  ((size_t)16 << 10) /* of each first text, as it lies */
 
 static struct slab slab = {.size = sizeof(struct intake)};
+static struct slab forms = {.size = sizeof(struct multipart)};
 
 /* One hasher for all: a hash is begun and ended within one call. */
 static XXH3_state_t *hasher(void) {
@@ -33,14 +34,18 @@ struct intake *intake_new(struct world *w, enum intake_kind kind, const char *bo
     in->model_len = 0;
     in->model[0] = 0;
     in->model_off = in->model_raw = 0;
-    if (kind == INTAKE_JSON)
+    in->form = NULL;
+    if (kind == INTAKE_JSON) {
         json_begin(&in->json, w->wants, w->nwants);
-    else
-        multipart_begin(&in->form, boundary);
+    } else {
+        in->form = slab_get(&forms);
+        multipart_begin(in->form, boundary);
+    }
     return in;
 }
 
 void intake_free(struct intake *in) {
+    if (in->form) slab_put(&forms, in->form);
     slab_put(&slab, in);
 }
 
@@ -55,8 +60,8 @@ void intake_headers(struct intake *in, const struct http_head *head) {
 
 enum why intake_feed(struct intake *in, const char *data, size_t len) {
     if (in->kind == INTAKE_FORM) {
-        if (multipart_feed(&in->form, data, len) != MULTIPART_BAD) return WHY_NONE;
-        in->error = in->form.error;
+        if (multipart_feed(in->form, data, len) != MULTIPART_BAD) return WHY_NONE;
+        in->error = in->form->error;
         return WHY_BAD_FORM;
     }
     while (len) {
@@ -102,7 +107,7 @@ static enum why json_model(struct intake *in, const struct body *body) {
 }
 
 static enum why form_model(struct intake *in) {
-    const struct multipart *m = &in->form;
+    const struct multipart *m = in->form;
     if (m->models > 1) return bad_model(in, "The form has more than one field 'model'.");
     if (m->model_is_file) return bad_model(in, "The form's field 'model' must be text, not a file.");
     if (!m->models) return WHY_NONE;
@@ -118,7 +123,7 @@ static enum why form_model(struct intake *in) {
 
 enum why intake_end(struct intake *in, const struct body *body) {
     if (in->kind == INTAKE_FORM) {
-        if (multipart_end(&in->form) == MULTIPART_BAD) return in->error = in->form.error, WHY_BAD_FORM;
+        if (multipart_end(in->form) == MULTIPART_BAD) return in->error = in->form->error, WHY_BAD_FORM;
         return form_model(in);
     }
     if (json_end(&in->json) == JSON_BAD) return in->error = in->json.error, WHY_BAD_JSON;
