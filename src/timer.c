@@ -2,7 +2,8 @@
  * In: timers with a wish. Out: calls of `fire`. Owns the heap's array; timers are their owners'.
  *
  * A busy connection moves its deadline with every byte. So only `when` is written; the heap keeps the older, earlier key, and
- * when that comes up the timer is put back at its wish instead of fired. Only moving a deadline earlier costs a sift. */
+ * when that comes up the timer is put back at its wish instead of fired. Only moving a deadline earlier costs a sift. One that wants
+ * nothing more stays in the heap too, until its key comes up or the heap is full. */
 #include "timer.h"
 
 #include <assert.h>
@@ -53,11 +54,24 @@ static void take_out(uint32_t i) {
         sift_down(i, last);
 }
 
-static void put_in(struct timer *t) {
-    if (count == room) {
-        room = room ? 2 * room : 64;
-        heap = must_realloc(heap, room * sizeof *heap);
+/* Throws out those that want nothing any more; grows only where that does not free a quarter. */
+static void make_room(void) {
+    uint32_t wanted = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct entry e = heap[i];
+        e.timer->slot = 0;
+        if (e.timer->when != TIMER_NEVER) place(wanted++, e);
     }
+    count = wanted;
+    for (uint32_t i = count / 2; i-- > 0;)
+        sift_down(i, heap[i]);
+    if (count <= room - room / 4 && room) return;
+    room = room ? 2 * room : 64;
+    heap = must_realloc(heap, room * sizeof *heap);
+}
+
+static void put_in(struct timer *t) {
+    if (count == room) make_room();
     count++;
     sift_up(count - 1, (struct entry){t->when, t});
 }

@@ -3,8 +3,10 @@
 #include "clock.h"
 #include "timer.h"
 
-static int fired[1000];
-static struct timer timers[1000];
+#define MANY 5000
+
+static int fired[MANY];
+static struct timer timers[MANY];
 
 static void count(struct timer *t) {
     fired[t - timers]++;
@@ -12,7 +14,7 @@ static void count(struct timer *t) {
 
 static void reset(void) {
     memset(fired, 0, sizeof fired);
-    for (int i = 0; i < 1000; i++)
+    for (int i = 0; i < MANY; i++)
         timer_init(&timers[i], count);
 }
 
@@ -85,8 +87,31 @@ static void obeys_changes_within_a_run(void **state) {
     assert_true(timer_next() == TIMER_NEVER);
 }
 
+/* Those that want nothing any more leave when the heap is full: what stays fires at its time, what left can come again. */
+static void lets_go_of_those_that_want_nothing(void **state) {
+    int in_heap = 0;
+    (void)state;
+    reset();
+    for (int i = 0; i < MANY; i++) {
+        timer_set(&timers[i], 100 + (i * 7919) % 1000);
+        if (i % 4) timer_set(&timers[i], TIMER_NEVER);
+    }
+    for (int i = 0; i < MANY; i++)
+        in_heap += timers[i].slot != 0;
+    assert_in_range(in_heap, MANY / 4, MANY / 2);
+    for (int i = 1; i < MANY; i += 4)
+        timer_set(&timers[i], 50 + i % 1000); /* some that left, some that did not */
+    for (int now = 0; now < 1200; now++) {
+        timer_run(now);
+        for (int i = 0; i < MANY; i++)
+            assert_int_equal(fired[i], i % 4 == 0 ? 100 + (i * 7919) % 1000 <= now : i % 4 == 1 && 50 + i % 1000 <= now);
+    }
+    assert_true(timer_next() == TIMER_NEVER);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(fires_in_time), cmocka_unit_test(moves_lazily),
-                                       cmocka_unit_test(obeys_changes_within_a_run)};
+                                       cmocka_unit_test(obeys_changes_within_a_run),
+                                       cmocka_unit_test(lets_go_of_those_that_want_nothing)};
     return cmocka_run_group_tests_name("timer", tests, NULL, NULL);
 }
