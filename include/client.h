@@ -45,11 +45,14 @@ struct client {
     struct in6_addr peer;           /* as sock_host gives it */
     int64_t linger_start;           /* clock_ms */
     uint32_t head_used;             /* bytes of the head that user->head looks at */
-    uint32_t lingered;              /* bytes thrown away while lingering */
-    uint8_t state;                  /* enum client_state; client_set alone writes it */
-    bool admin;                     /* came by admin_listen */
-    bool close_after;               /* no further request after this one */
-    bool fresh;                     /* its first request has not begun */
+    union {
+        uint32_t lingered; /* bytes thrown away while lingering */
+        uint32_t unsent;   /* bytes in the kernel when send_timeout was armed, or when idle_timeout was over a first time */
+    };
+    uint8_t state;    /* enum client_state; client_set alone writes it */
+    bool admin;       /* came by admin_listen */
+    bool close_after; /* no further request after this one */
+    bool fresh;       /* its first request has not begun */
     bool in_step;
 };
 
@@ -76,8 +79,7 @@ void client_cut(struct client *c, bool reset);
 void client_close(struct client *c);  /* at once; the user, if any, is told nothing */
 void client_resume(struct client *c); /* take up reading again after the user let go */
 
-struct list *client_idle_list(void);
-struct list *client_busy_list(void);
+void client_close_all(void);          /* at the end of the process */
 unsigned client_count(void);          /* without those of admin_listen */
 unsigned client_idle_count(void);     /* of those, between requests */
 bool client_close_longest_idle(void); /* makes room; false if none is idle */

@@ -38,6 +38,9 @@ struct in6_addr sock_host(const struct sock_addr *addr);
 const char *sock_host_text(const struct in6_addr *host, char dst[SOCK_TEXT]); /* "1.2.3.4", "::1" */
 /* Waits for no one: what the kernel says a vanished peer costs: probes after 20 s, dead after about 50 s (RFC 1122 4.2.3.6). */
 void sock_watch_peer(int fd);
-/* True: what was sent was not acknowledged for 50 s, however often it was tried. A full window that the peer confirms is no loss. */
+/* True: what was sent was not acknowledged for 50 s, however often it was tried (130 s after a window that was full for minutes).
+ * A full window that the peer confirms is no loss. */
 bool sock_peer_lost(int fd);
+/* Bytes written that the peer has not taken yet: in the kernel or under way (tcp(7), SIOCOUTQ). */
+size_t sock_unsent(int fd);
 #endif

@@ -104,7 +104,9 @@ void access_close(void) {
     if (fd >= 0) close(fd);
     if (flush_task.run) loop_undefer(&flush_task);
     timer_drop(&again);
-    dropped += lines_in(buf_str(&pending));
+    uint64_t lost = lines_in(buf_str(&pending));
+    if (lost) log_warn("access", "%llu lines that the access log did not take are dropped", (unsigned long long)lost);
+    dropped += lost;
     buf_free(&pending);
     free(file);
     fd = -1, file = NULL, format = ACCESS_OFF;

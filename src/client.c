@@ -24,6 +24,7 @@
 #define LINGER_MS      2000                /* quiet time after which a lingering client is closed */
 #define LINGER_STEP    ((uint32_t)1 << 20) /* bytes that count as not quiet */
 #define LINGER_MOST_MS 30000
+#define TAKEN_LEAST    4096 /* bytes: who takes less in a timeout takes none; a window that opens by a crack is no reader */
 #define IDLE_LOOK      64
 #define FRESH_MS       1000 /* for a request on its way on a connection just made: to close that would refuse it */
 
@@ -62,6 +63,21 @@ static int64_t deadline(int64_t timeout) {
     return timeout ? clock_ms() + timeout : TIMER_NEVER;
 }
 
+/* When a body is too slow if nothing more comes: body_timeout from now, or sooner, as its average falls below body_min_rate. */
+static int64_t body_deadline(const struct client_reading *r) {
+    int64_t grace = conf()->body_timeout, rate = (int64_t)conf()->body_min_rate, silent = deadline(grace);
+    if (!grace || !rate) return silent;
+    int64_t earned = (int64_t)(r->body_seen * 1000 / (uint64_t)rate);
+    int64_t poor = r->body_start + (earned > grace ? earned : grace) + 1;
+    return poor < silent ? poor : silent;
+}
+
+/* The kernel says "writable" only when a third of its buffer is free: what it holds tells whether the client takes anything. */
+static void await_taking(struct client *c) {
+    c->unsent = (uint32_t)sock_unsent(c->conn.io.fd);
+    timer_set(&c->timer, deadline(conf()->send_timeout));
+}
+
 /* The only writer of state: moves between the lists, arms the state's timer. */
 static void client_set(struct client *c, enum client_state state) {
     static const char *const names[] = {"idle", "head", "body", "busy", "discard", "linger", "closed"};
@@ -71,16 +87,25 @@ static void client_set(struct client *c, enum client_state state) {
     list_remove(&c->link);
     if (state != CLIENT_CLOSED) list_push_back(state == CLIENT_IDLE ? &idle_list : &busy_list, &c->link);
     switch (state) {
-    case CLIENT_IDLE: timer_set(&c->timer, deadline(conf()->idle_timeout)); break;
+    case CLIENT_IDLE:
+        c->unsent = 0;
+        timer_set(&c->timer, deadline(conf()->idle_timeout));
+        break;
     case CLIENT_HEAD:
         c->fresh = false;
         timer_set(&c->timer, deadline(conf()->header_timeout));
         break;
     case CLIENT_BODY:
-    case CLIENT_DISCARD: timer_set(&c->timer, deadline(conf()->body_timeout)); break;
-    case CLIENT_BUSY: timer_set(&c->timer, client_owes(c) ? deadline(conf()->send_timeout) : TIMER_NEVER); break;
+    case CLIENT_DISCARD:
+        c->reading->body_start = clock_ms();
+        timer_set(&c->timer, body_deadline(c->reading));
+        break;
+    case CLIENT_BUSY:
+        timer_set(&c->timer, TIMER_NEVER);
+        if (client_owes(c)) await_taking(c);
+        break;
     case CLIENT_LINGER:
-        c->linger_start = clock_ms();
+        c->linger_start = clock_ms(), c->lingered = 0;
         timer_set(&c->timer, deadline(LINGER_MS));
         break;
     case CLIENT_CLOSED: timer_drop(&c->timer); break;
@@ -191,7 +216,6 @@ static void got_head(struct client *c, size_t used) {
         return;
     }
     client_set(c, CLIENT_BODY);
-    r->body_start = clock_ms();
     bool ask = r->expects && !conn_in(&c->conn).len;
     r->expects = false;
     if (ask) {
@@ -264,12 +288,6 @@ static void body_ended(struct client *c) {
     request_whole(c);
 }
 
-/* Bytes that keep coming, but so few that the body would take for ever. */
-static bool too_slow(const struct client_reading *r) {
-    int64_t spent = clock_ms() - r->body_start, grace = conf()->body_timeout;
-    return grace && conf()->body_min_rate && spent > grace && r->body_seen * 1000 < conf()->body_min_rate * (uint64_t)spent;
-}
-
 /* Where the length is known and nothing lies unread, the kernel copies straight into the body's block. */
 static enum io read_in_place(struct client *c, struct str *data) {
     size_t room, got;
@@ -297,7 +315,6 @@ static bool read_body(struct client *c, size_t *turn) {
         if (r == IO_FAIL && in_place && !c->conn.broken) return body_went_wrong(c, WHY_NO_MEMORY), true;
         if (r != IO_OK) return lost(c, WHY_CLIENT_GONE), false;
         if (!in_place) in = conn_in(&c->conn);
-        timer_set(&c->timer, deadline(conf()->body_timeout));
     }
     size_t used = 0;
     enum http_event ev = http_feed(http, in.ptr, in.len, &used);
@@ -307,7 +324,8 @@ static bool read_body(struct client *c, size_t *turn) {
     if (!in_place) conn_consume(&c->conn, ev == GOT_BAD ? 0 : used);
     if (ev == GOT_BAD && c->state == CLIENT_DISCARD) return lost(c, WHY_CLIENT_GONE), false;
     if (ev == GOT_BAD) return refuse(c, (enum why)http->error, http->text), true;
-    if (why == WHY_NONE && !ended && too_slow(c->reading)) why = WHY_SLOW_BODY;
+    if (!ended) timer_set(&c->timer, body_deadline(c->reading));
+    if (why == WHY_NONE && !ended && c->timer.when <= clock_ms()) why = WHY_SLOW_BODY; /* bytes keep coming, but so few */
     if (why != WHY_NONE)
         body_went_wrong(c, why);
     else if (ended)
@@ -351,7 +369,8 @@ static void flush(struct client *c) {
         c->conn.broken = true;
         lost(c, WHY_CLIENT_GONE);
     } else if (c->state == CLIENT_BUSY) {
-        timer_set(&c->timer, r == IO_AGAIN ? deadline(conf()->send_timeout) : TIMER_NEVER);
+        timer_set(&c->timer, TIMER_NEVER);
+        if (r == IO_AGAIN) await_taking(c);
         if (r == IO_OK && c->user) c->api->drained(c);
     } else if (r == IO_OK && c->state == CLIENT_LINGER) {
         conn_shut(&c->conn);
@@ -399,7 +418,7 @@ void client_accept(struct client *c, struct body *store, uint64_t max) {
 }
 
 void client_passed(struct client *c, enum io r) {
-    if (r == IO_AGAIN && c->timer.when == TIMER_NEVER) timer_set(&c->timer, deadline(conf()->send_timeout));
+    if (r == IO_AGAIN && c->timer.when == TIMER_NEVER) await_taking(c);
     if (r == IO_FAIL) {
         c->conn.broken = true; /* found by the next step, after the user's own */
         c->conn.io.bits |= LOOP_READABLE;
@@ -436,7 +455,6 @@ void client_done(struct client *c, bool close) {
         client_set(c, CLIENT_IDLE);
     } else {
         c->reading->store = NULL;
-        c->reading->body_start = clock_ms();
         client_set(c, CLIENT_DISCARD);
     }
     if (conn_in(&c->conn).len || conn_readable(&c->conn)) client_resume(c);
@@ -453,26 +471,44 @@ void client_cut(struct client *c, bool reset) {
     client_set(c, CLIENT_LINGER); /* flush half-closes once all has gone; the deadline closes in any case */
 }
 
+/* An answer that is all in the kernel still goes to whoever takes it; of one who takes nothing the kernel is rid too. */
+static void idle_over(struct client *c) {
+    uint32_t unsent = (uint32_t)sock_unsent(c->conn.io.fd);
+    if (unsent && (!c->unsent || unsent + TAKEN_LEAST <= c->unsent)) {
+        c->unsent = unsent;
+        timer_set(&c->timer, deadline(conf()->idle_timeout));
+        return;
+    }
+    if (unsent) conn_reset(&c->conn);
+    client_close(c);
+}
+
 static void expired(struct timer *t) {
     struct client *c = list_entry(t, struct client, timer);
     switch ((enum client_state)c->state) {
     case CLIENT_IDLE:
         step(c); /* one last read, as client_close_longest_idle does: what came in time is served, however late we are */
-        if (c->state == CLIENT_IDLE && c->timer.when == TIMER_NEVER) client_close(c);
+        if (c->state == CLIENT_IDLE && c->timer.when == TIMER_NEVER) idle_over(c);
         break;
-    case CLIENT_LINGER:
-    case CLIENT_DISCARD: client_close(c); break;
+    case CLIENT_LINGER: client_close(c); break;
     case CLIENT_HEAD:
         step(c); /* so is the rest of a head */
         if (c->state == CLIENT_HEAD && c->timer.when == TIMER_NEVER) refuse(c, WHY_SLOW_HEAD, NULL);
         break;
     case CLIENT_BODY:
+    case CLIENT_DISCARD:
         if (conn_readable(&c->conn)) /* it is here: we are late, not the client */
             timer_set(&c->timer, deadline(conf()->body_timeout));
-        else
+        else if (c->state == CLIENT_BODY)
             refuse(c, WHY_SLOW_BODY, NULL);
+        else
+            client_close(c);
         break;
     case CLIENT_BUSY:
+        if (conn_writable(&c->conn) || sock_unsent(c->conn.io.fd) + TAKEN_LEAST <= c->unsent) { /* it took some */
+            await_taking(c);
+            break;
+        }
         conn_reset(&c->conn); /* megabytes may wait in the kernel for one who reads nothing */
         lost(c, WHY_CLIENT_SLOW);
         break;
@@ -498,14 +534,6 @@ struct client *client_new(int fd, const struct sock_addr *peer, bool admin, cons
     c->conn.io.bits |= LOOP_READABLE; /* the request is often here already: one read tells, and saves a wait */
     loop_ready(&c->conn.io);
     return c;
-}
-
-struct list *client_idle_list(void) {
-    return &idle_list;
-}
-
-struct list *client_busy_list(void) {
-    return &busy_list;
 }
 
 unsigned client_count(void) {
@@ -563,4 +591,10 @@ void client_drain_all(void) {
         conn_shut(&c->conn); /* it has its answer: what still comes of the body is nobody's */
         client_set(c, CLIENT_LINGER);
     }
+}
+
+void client_close_all(void) {
+    list_splice(&idle_list, &busy_list);
+    while (!list_empty(&idle_list))
+        client_close(list_entry(idle_list.next, struct client, link));
 }

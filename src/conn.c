@@ -121,12 +121,18 @@ enum io conn_fill(struct conn *c, size_t want) {
     want = limited(want);
     if (scratch_owner && scratch_owner != c) conn_settle(scratch_owner);
     if (!conn_settle(c)) return IO_FAIL;
-    if (c->held && buf_len(&c->held->in)) {
+    if (c->held &&
+        buf_len(&c->held->in)) { /* what its block has no room for goes by the scratch: who drips holds no more than its bytes */
         struct buf *in = &c->held->in;
-        char *to = buf_reserve(in, want);
-        if (!to) return c->broken = true, IO_FAIL;
-        ssize_t n = recv(c->io.fd, to, want, 0);
-        if (n > 0) buf_commit(in, (size_t)n);
+        size_t room = in->cap - in->tail < want ? in->cap - in->tail : want;
+        struct iovec v[2] = {{in->mem + in->tail, room}, {scratch, want - room}};
+        ssize_t n = readv(c->io.fd, v, 2);
+        if (n > 0) {
+            size_t fits = (size_t)n < room ? (size_t)n : room;
+            buf_commit(in, fits);
+            buf_put(in, scratch, (size_t)n - fits);
+            if (in->failed) return c->broken = true, IO_FAIL;
+        }
         return received(c, n, want);
     }
     ssize_t n = recv(c->io.fd, scratch, want, 0);

@@ -120,13 +120,15 @@ static void join_queue(struct dispatch *d) {
 
 /* Joins the queue of its pool; of the pool that the current configuration has for it, if that is another. */
 static void wait_for_slot(struct dispatch *d) {
-    join_queue(d);
-    if (!d->waiting) return; /* refused */
+    const struct pool *full = d->pool;
     d->api->refresh(d);
     if (!d->pool)
         d->api->refused(d, WHY_NO_ENDPOINT);
+    else if (d->pool == full)
+        join_queue(d);
     else
-        dispatch_wake(); /* the pool it was moved to may have room */
+        wait_since(d, clock_ms()); /* the pool it was moved to may have room: nobody asks for any in its queue */
+    dispatch_wake();
 }
 
 void dispatch_move(struct dispatch *d, const struct pool *p) {

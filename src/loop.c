@@ -20,6 +20,7 @@
 #include "timer.h"
 
 #define EVENTS      256  /* told by one wait */
+#define ASK_MOST    100  /* further waits in a turn, of no time */
 #define SLOW_US     5000 /* of a turn, or of one step in it: worth a line at debug */
 #define MODULES_MAX 8
 
@@ -170,15 +171,24 @@ static void count_turn(int64_t us) {
     if (us > SLOW_US) log_debug("loop", "a turn took %lld us", (long long)us);
 }
 
-void loop_turn(int max_wait_ms) {
+/* All it has to say, if a timer is due: who was in time is seen before his deadline is judged, however late we are. (A process that
+ * was stopped and continued is told EINTR first.) */
+static void ask_kernel(int wait) {
     struct epoll_event events[EVENTS];
-    int n = epoll_wait(epfd, events, EVENTS, wait_ms(max_wait_ms));
-    if (n < 0) n = epoll_wait(epfd, events, EVENTS, 0); /* stopped and continued: what came meanwhile is noted before any timer */
+    int n = epoll_wait(epfd, events, EVENTS, wait);
     woke_us = clock_now_us();
     clock_update();
-    assert(n >= 0 || errno == EINTR);
-    for (int i = 0; i < n; i++)
-        note(&events[i]);
+    for (int more = ASK_MOST;; more--) {
+        assert(n >= 0 || errno == EINTR);
+        for (int i = 0; i < n; i++)
+            note(&events[i]);
+        if ((n >= 0 && n < EVENTS) || !more || timer_next() > clock_ms()) return;
+        n = epoll_wait(epfd, events, EVENTS, 0);
+    }
+}
+
+void loop_turn(int max_wait_ms) {
+    ask_kernel(wait_ms(max_wait_ms));
     int64_t began = step_begins();
     timer_run(clock_ms());
     step_ends(began, "timers");

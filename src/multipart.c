@@ -35,7 +35,7 @@ struct param {
 enum got { GOT_NONE, GOT_PARAM, GOT_WRONG };
 
 static struct str drop(struct str s, size_t n) {
-    return (struct str){s.ptr + n, s.len - n};
+    return n ? (struct str){s.ptr + n, s.len - n} : s; /* NULL + 0 is not defined before C2y, and a missing field is NULL */
 }
 
 /* RFC 2046 5.1.1, without the blank. */

@@ -55,10 +55,7 @@ static void tell_state(const char *state) {
 static void cut(void) {
     phase = CUT;
     txn_cut_all();
-    while (!list_empty(client_busy_list()))
-        client_close(list_entry(client_busy_list()->next, struct client, link));
-    while (!list_empty(client_idle_list()))
-        client_close(list_entry(client_idle_list()->next, struct client, link));
+    client_close_all();
     loop_stop();
 }
 

@@ -6,9 +6,11 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -156,10 +158,16 @@ void sock_watch_peer(int fd) {
     set(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 }
 
-/* Not TCP_USER_TIMEOUT: it also kills a connection whose peer is alive but reads nothing for as long (tcp(7)). */
+/* Not TCP_USER_TIMEOUT: it also kills a connection whose peer is alive but reads nothing for as long (tcp(7)). Probes of a window that
+ * was full for long are up to 120 s apart (TCP_RTO_MAX): then the first one without an answer tells. */
 bool sock_peer_lost(int fd) {
     struct tcp_info i;
     socklen_t len = sizeof i;
-    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, &len) == 0 && (i.tcpi_retransmits > 2 || i.tcpi_probes > 2) &&
-           i.tcpi_last_ack_recv > 50000;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &i, &len) != 0) return false;
+    return i.tcpi_last_ack_recv > (i.tcpi_retransmits > 2 || i.tcpi_probes > 2 ? 50000u : i.tcpi_probes ? 130000u : UINT32_MAX);
+}
+
+size_t sock_unsent(int fd) {
+    int n = 0;
+    return ioctl(fd, SIOCOUTQ, &n) == 0 && n > 0 ? (size_t)n : 0;
 }

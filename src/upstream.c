@@ -26,7 +26,8 @@
 #define SPLICE_SHIFT      BULK_SHIFT           /* ... the kernel may move the bytes */
 #define SPLICE_LEAST      ((uint64_t)32 << 10) /* below it copying is cheaper than the pipe's two system calls */
 #define LOOK_MS           10000                /* between two looks whether the endpoint's host still acknowledges */
-#define UNIX_AGAIN_MS     10                   /* until a unix socket whose backlog is full is tried again */
+#define UNIX_AGAIN_MS     10                   /* until a unix socket whose backlog is full is tried again, then a quarter of ... */
+#define UNIX_AGAIN_MOST   100                  /* ... the time it took so far, at most */
 #define ADDRESS_LEAST_MS  200                  /* of the connect timeout, for one of several addresses */
 
 static struct slab slab = {.size = sizeof(struct upstream), .clear = sizeof(struct upstream)};
@@ -424,6 +425,17 @@ static bool out_of_room(int e) {
     return e == EMFILE || e == ENFILE || e == ENOBUFS || e == ENOMEM;
 }
 
+/* A unix socket's backlog is full: TCP would wait in silence, too. False: there is no time left for it. */
+static bool try_again(struct upstream *u) {
+    int64_t now = clock_ms(), wait = (now - u->started) / 4;
+    wait = wait < UNIX_AGAIN_MS ? UNIX_AGAIN_MS : wait > UNIX_AGAIN_MOST ? UNIX_AGAIN_MOST : wait;
+    if (now + wait >= u->due) return false;
+    u->tried_addresses--;
+    u->conn.io.bits = 0;
+    timer_set(&u->timer, now + wait);
+    return true;
+}
+
 /* The next address; `last` says why the one before did not do. */
 static void try_address(struct upstream *u, const char *last) {
     struct sock_addr a;
@@ -438,12 +450,7 @@ static void try_address(struct upstream *u, const char *last) {
             fail(u, UPSTREAM_NO_ROOM, strerror(errno));
             return;
         }
-        if (fd < 0 && errno == EAGAIN && u->endpoint->url.is_unix && clock_ms() + UNIX_AGAIN_MS < u->due) {
-            u->tried_addresses--; /* its backlog is full: TCP would wait in silence, too */
-            u->conn.io.bits = 0;
-            timer_set(&u->timer, clock_ms() + UNIX_AGAIN_MS);
-            return;
-        }
+        if (fd < 0 && errno == EAGAIN && u->endpoint->url.is_unix && try_again(u)) return;
         if (fd < 0) {
             last = strerror(errno);
             continue;

@@ -1,13 +1,17 @@
 """Contract 8: the access line: every field by known traffic, in its order, whatever the end; its formats and files; the operator's lines."""
+import fcntl
 import json
+import os
 import re
 import signal
 import time
 
 import pytest
 
-from harness import RawClient, Router, Truncated, chat_body
+from harness import RawClient, Router, ROUTER_BIN, Truncated, chat_body
 from harness.mortal import user_at
+from harness.prom import scrape
+from harness.reloads import reload
 from harness.upstream import chunk, wait_until
 
 CHAT = "/v1/chat/completions"
@@ -288,6 +292,83 @@ def test_usr1_without_a_file_is_harmless(lab):
     assert len(router.access_lines(3)) == 3
 
 
+class Stalled:
+    """A router whose stdout is a pipe of 4 KB that nobody reads until read() is called."""
+
+    def __init__(self, lab, **how):
+        fifo, wrapper = lab.directory / "stdout", lab.directory / "stalled.sh"
+        os.mkfifo(fifo)
+        self.fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(self.fd, 1031, 4096)  # F_SETPIPE_SZ
+        lab.keep(self)
+        wrapper.write_text(f"#!/bin/sh\nexec {ROUTER_BIN} \"$@\" > {fifo}\n")
+        wrapper.chmod(0o755)
+        self.router = lab.router(lab.upstream(), binary=str(wrapper), **how)
+        self.client, self.text = lab.client(self.router), b""
+
+    def chats(self, *names):
+        for name in names:
+            self.client.chat(headers=[("X-Request-Id", name)])
+            assert self.client.read_response().status == 200
+
+    def read(self):
+        """The whole lines that came so far."""
+        try:
+            while data := os.read(self.fd, 1 << 16):
+                self.text += data
+        except BlockingIOError:
+            pass
+        return self.text.decode().splitlines()[:None if self.text.endswith(b"\n") else -1]
+
+    def wait_lines(self, n):
+        return wait_until(lambda: len(lines := self.read()) >= n and lines, f"{n} lines do not come")
+
+    def close(self):
+        os.close(self.fd)
+
+
+@pytest.mark.parametrize("what", ["SIGHUP", "SIGUSR1"])
+def test_lines_that_stdout_has_not_taken_yet_outlive_a_signal(lab, what):
+    place = Stalled(lab)
+    before, after = [f"before-{i}" for i in range(60)], [f"after-{i}" for i in range(3)]
+    place.chats(*before)  # five times what the pipe takes
+    if what == "SIGHUP":
+        reload(place.router)
+    else:
+        place.router.signal(signal.SIGUSR1)
+    place.chats(*after)
+    assert [json.loads(line)["request_id"] for line in place.wait_lines(63)] == before + after
+    assert scrape(place.router)["router_log_lines_dropped_total"] == 0
+
+
+def test_another_format_from_a_reload_on_cuts_no_line(lab):
+    place = Stalled(lab)
+    place.chats(*["json"] * 40)
+    reload(place.router, place.router.config_path.read_text() + "log: {access: text}\n")
+    place.chats(*["text"] * 3)
+    lines = place.wait_lines(43)
+    assert {json.loads(line)["request_id"] for line in lines[:40]} == {"json"}
+    assert all(re.match(r"time=\S+ request_id=text client=", line) for line in lines[40:])
+
+
+def test_lines_that_stdout_never_took_are_counted_when_the_log_goes_elsewhere(lab):
+    place = Stalled(lab)
+    place.chats(*(f"before-{i}" for i in range(60)))
+    reload(place.router, place.router.config_path.read_text() + f"log: {{file: {lab.directory}/elsewhere}}\n")
+    place.chats("after")
+    taken, dropped = len(place.read()), scrape(place.router)["router_log_lines_dropped_total"]
+    assert 0 < taken and dropped == 60 - taken
+    elsewhere = (lab.directory / "elsewhere").read_text().splitlines()
+    assert [json.loads(line)["request_id"] for line in elsewhere[:1]] == ["after"]
+
+
+def test_lines_that_stdout_never_took_are_told_of_at_the_end(lab):
+    place = Stalled(lab)
+    place.chats(*(f"before-{i}" for i in range(60)))
+    place.router.stop()
+    assert re.search(rf"^warn access: {60 - len(place.read())} lines ", "\n".join(place.router.log), re.M)
+
+
 def test_an_existing_log_is_added_to(lab):
     log = lab.directory / "access.log"
     log.write_text("before\n")
@@ -311,12 +392,19 @@ def test_levels_and_the_journals_prefix(lab):
     assert all(re.match(r"(error|warn|info) +\w+: ", line) for line in plain.log)
 
 
+def connected(path):
+    try:
+        return RawClient(path)
+    except OSError:  # no such file yet, or bound and not listening
+        return None
+
+
 @pytest.mark.parametrize("level, shown", [("error", set()), ("warn", {"warn"}), ("info", {"warn", "info"}), ("debug", {"warn", "info", "debug"})])
 def test_a_level_hides_what_is_below_it(lab, level, shown):
     sock = lab.directory / "r.sock"
     router = Router(lab.directory / "r", lab.config(lab.dead(), log={"level": level}, defaults={"health": {"fall": 1}}), listen=(f"unix:{sock}",), wait=False)
     lab.routers.append(router)
-    wait_until(sock.exists, "it does not listen")
-    assert RawClient(sock).chat().read_response().status == 502
+    client = lab.keep(wait_until(lambda: connected(sock), "it does not listen"))
+    assert client.chat().read_response().status == 502
     router.stop()
     assert {line.split()[0] for line in router.log} == shown

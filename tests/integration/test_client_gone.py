@@ -1,4 +1,5 @@
 """A client that leaves frees its endpoint at once, in whatever phase, however it leaves."""
+import socket
 import time
 
 import pytest
@@ -71,6 +72,25 @@ def test_while_connecting(lab, leave):
     leave(client)
     gone(router)
     router.wait_fds(before)
+
+
+@leaving
+def test_while_a_full_unix_socket_is_tried_again(lab, leave):
+    up = lab.scripted(unix=lab.directory / "full.sock")
+    up.listener.listen(0)
+    filler = lab.keep(socket.socket(socket.AF_UNIX))
+    filler.connect(str(lab.directory / "full.sock"))
+    router = lab.router(up, pool={"connect_timeout": "60s"})
+    client = lab.client(router)
+    router.get("/health")
+    before = router.fds()
+    client.chat()
+    router.get("/health")  # an event later than the chat: it is under way
+    leave(client)
+    gone(router)
+    router.wait_fds(before)
+    up.accept()
+    assert up.no_connection(0.1)
 
 
 @leaving

@@ -1,5 +1,6 @@
 """Contract 3 and 2: who is up, who is loading, who is down, and how the router comes to think so."""
 import queue
+import signal
 import threading
 import time
 
@@ -167,6 +168,21 @@ def test_a_connect_that_hangs_is_a_failure(lab):
     began = time.monotonic()
     assert router.chat().status == 503
     assert time.monotonic() - began < 1.5  # at once: nobody waits for it
+
+
+def test_an_answer_that_came_in_time_counts_though_it_is_read_late(lab):
+    """The router stands still, as on a machine that is out of breath; the endpoint does not."""
+    up, router = patient(lab, {"timeout": "3s", "fall": 1})
+    up.wait_probes(1)
+    time.sleep(0.1)  # it waits for the answer, and does nothing else
+    router.signal(signal.SIGSTOP)
+    up.words.put(200)
+    time.sleep(4)  # beyond the probe's time
+    router.signal(signal.SIGCONT)
+    up.wait_probes(2)
+    assert is_ready(router) and not state_lines(router, up)
+    up.health = 200
+    up.words.put(200)
 
 
 def test_a_change_is_logged_once_with_its_reason(lab):

@@ -223,7 +223,7 @@ def test_header_timeout_begins_with_the_first_byte(hasty):
 
 
 def test_body_timeout_is_between_two_reads(lab):
-    router = lab.router(lab.upstream(), body_timeout="400ms", body_min_rate=0)
+    router = lab.router(lab.upstream(), body_timeout="900ms", body_min_rate=0)
     body = b'{"model":"m"}'
     client = lab.client(router)
     client.send(sized(len(body)))
@@ -324,6 +324,18 @@ def test_the_longest_idle_client_makes_room(lab):
     assert idle.wait_close() == "fin"
     for client in (oldest, used, fourth):
         answered(client.request("GET", "/health"))
+
+
+def test_idle_admin_connections_do_not_hide_an_idle_client(lab):
+    """They are not counted, so closing one of them would make no room."""
+    router = lab.router(lab.upstream(), max_connections=1, admin_listen="127.0.0.1:0")
+    router.wait_listening(2)
+    for _ in range(80):
+        answered(lab.client(router, 1).request("GET", "/health", host="localhost"))
+    idle = lab.client(router)
+    answered(idle.request("GET", "/health"))
+    answered(lab.client(router).request("GET", "/health"))
+    assert idle.wait_close() == "fin"
 
 
 def test_busy_clients_are_never_closed_for_room(lab):

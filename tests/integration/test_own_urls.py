@@ -118,6 +118,14 @@ def test_ready_says_which_pools_are(lab):
     assert router.get("/ready?pool=none").status in (404, 503)
 
 
+@pytest.mark.parametrize("written", ["a/b+c@d", "a%2Fb%2Bc%40d", "%61%2fb+c@%64"])
+def test_ready_of_a_pool_whose_name_is_percent_encoded(lab, written):
+    router = lab.router(pools=[{"name": "a/b+c@d", "models": ["m"], "endpoints": [lab.upstream()]}, {"name": "bad", "models": ["b"], "endpoints": [lab.dead()]}])
+    response = router.get(f"/ready?pool={written}")
+    assert (response.status, response.json()["pools"]) == (200, {"a/b+c@d": True})
+    assert router.get("/ready?pool=a%252Fb%2Bc%40d").status in (404, 503)  # decoded once
+
+
 def test_not_ready_when_all_are_down(lab):
     dead = lab.dead()
     router = lab.router(dead, defaults=FAST, probes=True)

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from harness.mortal import is_ready, mortal, order_of, wait_state
+from harness.mortal import is_ready, mortal, order_of, user_at, wait_state
 
 CHAT = "/v1/chat/completions"
 LONG = {"size": 20, "timeout": "60s"}
@@ -314,6 +314,18 @@ def test_an_endpoint_that_comes_up_serves_the_queue(lab):
     assert queued.is_silent(0.1)
     other.revive()
     assert queued.read_response().json()["endpoint"] == other.name
+
+
+def test_who_waits_is_offered_a_down_endpoint_without_probes_when_its_time_comes(lab):
+    """One endpoint is busy, the other was down and is back: nothing happens that could tell, and nobody else asks."""
+    busy, other = lab.scripted(), mortal(lab, alive=False)
+    router = lab.router([busy, other], pool={"max_inflight": 1, "queue": LONG, "health": {"interval": 0, "fall": 1}})
+    user = user_at(router, other, busy)
+    conn, client = start(lab, router, busy, user=user)  # found the other down
+    queued = waiting(lab, router, user)
+    other.revive()
+    assert queued.read_response().json()["endpoint"] == other.name
+    finish(conn, client)
 
 
 def test_who_waits_goes_to_the_fallback_when_the_endpoint_dies(lab):

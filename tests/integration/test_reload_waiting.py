@@ -1,7 +1,9 @@
 """Contract 7: SIGHUP while requests wait: they go on in the new configuration, with its room, endpoints, pools and aliases."""
 import pytest
 
+from harness import chat_body, request_bytes
 from harness.mortal import user_at, wait_state
+from harness.prom import scrape
 from harness.reloads import endpoint_row, ends, reload, status, streaming
 from harness.upstream import wait_until
 
@@ -164,6 +166,86 @@ def test_a_request_that_has_to_wait_only_after_the_reload(lab):
     conn.txresp(200, body=b"x")
     assert client.read_response().status == 200
     assert router.access_lines(1, pool="renamed")[0]["tries"] == 2
+
+
+def test_a_request_that_has_to_wait_only_after_the_reload_finds_room_there(lab):
+    """Its try fails when its pool is no more. In the pool it waited in nobody has room; in the new one somebody has, and nothing else happens."""
+    hole, up, fresh = lab.blackhole(), lab.scripted(), lab.scripted()
+    config = {"max_inflight": 1, "queue": LONG, "connect_timeout": "60s"}
+    router = lab.router([hole.url, up], pool=config)
+    user = user_at(router, hole.url, up)
+    client = lab.client(router)
+    client.chat(user=user)  # hangs in its connect
+    wait_until(lambda: endpoint_row(router, hole.url)["in_flight"] == 1, "it does not connect")
+    stream = streaming(lab, router, up, user=user_at(router, up))
+    reload(router, lab.config(pools=[{"name": "renamed", "models": ["*"], "endpoints": [up, fresh], **config}]))
+    hole.close()  # refused from now on
+    conn = fresh.accept()
+    assert conn.rxreq().json()["user"] == user
+    conn.txresp(200, body=b"served")
+    assert client.read_response().body == b"served"
+    ends(*stream[:2])
+
+
+# keys that come while a request waits
+
+SECRETS = [("Authorization", "Bearer sk-client"), ("x-api-key", "sk-client"), ("Cookie", "session=sk-client"), ("X-Kept", "yes")]
+
+
+def shows_no_secret(req):
+    assert req.all("authorization") == ["Bearer sk-endpoint"]
+    assert not req.all("x-api-key") and not req.all("cookie") and b"sk-client" not in req.head_raw
+    assert req["X-Kept"] == "yes" and req["X-Request-Id"] and req.json()["model"] == "m"
+
+
+@pytest.mark.parametrize("now", ["the same endpoint", "another endpoint", "another pool"])
+def test_a_waiting_request_takes_no_credentials_to_an_endpoint_that_got_a_key(lab, now):
+    router, (up, new), stream, client = waiting(lab, ups=2, headers=SECRETS)
+    place = {"url": up if now == "the same endpoint" else new, "api_key": "sk-endpoint"}
+    room = {"max_inflight": 2, "queue": LONG}
+    if now == "another pool":
+        reload(router, lab.config(pools=[{"name": "renamed", "models": ["*"], "endpoints": [place], **room}]))
+    else:
+        reload(router, lab.config(place, pool=room))
+    conn = (up if now == "the same endpoint" else new).accept()
+    shows_no_secret(conn.rxreq())
+    conn.txresp(200, body=b"served")
+    assert client.read_response().body == b"served"
+    ends(*stream)
+
+
+def test_a_waiting_request_takes_no_key_of_the_router_on(lab):
+    """Where it was anybody's business until now, Authorization was the endpoint's; now it is the router's."""
+    router, (up,), stream, client = waiting(lab, headers=SECRETS)
+    reload(router, lab.config(up, pool={"max_inflight": 2, "queue": LONG}, api_keys=["sk-client"]))
+    conn = up.accept()
+    req = conn.rxreq()
+    assert b"sk-client" not in req.head_raw and req["X-Kept"] == "yes"
+    conn.txresp(200, body=b"served")
+    assert client.read_response().body == b"served"
+    conn, events = stream
+    ends(conn, events)
+
+
+def uploading(lab, router, headers=(), **chat):
+    """A client that has sent its request up to the last bytes, and those."""
+    client = lab.client(router)
+    whole = request_bytes(body=chat_body(**chat), headers=headers)
+    client.send(whole[:-10])
+    wait_until(lambda: scrape(router)["router_body_memory_bytes"] > 0, "it does not read the body")
+    return client, whole[-10:]
+
+
+def test_an_upload_takes_no_credentials_to_an_endpoint_that_got_a_key(lab):
+    up = lab.scripted()
+    router = lab.router(up)
+    client, rest = uploading(lab, router, SECRETS)
+    reload(router, lab.config({"url": up, "api_key": "sk-endpoint"}))
+    client.send(rest)
+    conn = up.accept()
+    shows_no_secret(conn.rxreq())
+    conn.txresp(200, body=b"served")
+    assert client.read_response().body == b"served"
 
 
 def test_a_queue_keeps_its_order_and_its_clock(lab):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import stat
 import threading
 
@@ -92,6 +93,25 @@ def test_fast_client(lab):
     assert router.access_lines(1)[0]["sent_bytes"] == LONG
     client.request("GET", "/health")
     assert client.read_response().body == b"ok"
+
+
+def test_a_shortage_of_descriptors_does_not_end_it_for_good(lab):
+    """There is no room for the pipe while the first answer comes; then there is."""
+    router, client, conn, sender = begin(lab, head_of(LONG))
+    assert client.read_head()["Content-Length"] == str(LONG)
+    soft, hard = resource.prlimit(router.pid, resource.RLIMIT_NOFILE)
+    used = {int(fd) for fd in os.listdir(f"/proc/{router.pid}/fd")}
+    resource.prlimit(router.pid, resource.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), hard))
+    sender = Sender(conn, BODY)
+    assert hash_of_body(client, LONG) == HASH
+    assert sender.done() is None and not has_spliced(router)
+    resource.prlimit(router.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    client.chat()
+    conn.rxreq()
+    sender = Sender(conn, head_of(LONG) + BODY)
+    client.read_head()
+    assert hash_of_body(client, LONG) == HASH
+    assert sender.done() is None and has_spliced(router)
 
 
 def test_short_answers_are_not_spliced(lab):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from harness import RawClient, Router, ROUTER_BIN, run_router
+from harness import DEADLINE, RawClient, Router, ROUTER_BIN, run_router
 from harness.reloads import page, refused, reload
 from harness.router import ROOT
 from harness.supervisor import Notify, Supervisor
@@ -144,6 +144,19 @@ def test_a_socket_handed_over_takes_the_place_of_listen(lab, parent):
     router = parent.start(lab, config={"listen": "127.0.0.1:0", **lab.config(lab.upstream())})
     assert router.address == sock.getsockname() and len(router.listening()) == 1
     assert router.chat().status == 200
+
+
+def test_connections_of_a_socket_handed_over_send_at_once(lab, parent):
+    """Its maker did not say TCP_NODELAY: without it a token waits for the acknowledgement of the one before."""
+    sock = parent.listen()
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+    router = parent.start(lab, lab.upstream())
+    router.stop()
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    with socket.create_connection(sock.getsockname()):  # what is accepted inherits it
+        sock.settimeout(DEADLINE)
+        with sock.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
 def test_unix_and_several(lab, parent):

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from harness import ROUTER_BIN, Truncated
-from harness.mortal import mortal
+from harness import Truncated
+from harness.mortal import mortal, state_lines, user_at
 from harness.upstream import chunk, wait_until
 
 
@@ -63,6 +63,57 @@ def test_connect_timeout_leaves_no_descriptor(lab):
     for _ in range(5):
         router.chat()
     router.wait_fds(before)
+
+
+def full_unix(lab):
+    """A scripted endpoint at a unix socket whose backlog is full, and who fills it. A connect there says EAGAIN; TCP's would wait."""
+    up = lab.scripted(unix=lab.directory / "full.sock")
+    up.listener.listen(0)
+    fillers = []
+    while True:
+        filler = lab.keep(socket.socket(socket.AF_UNIX))
+        filler.setblocking(False)
+        try:
+            filler.connect(up.url.removeprefix("unix:"))
+        except BlockingIOError:
+            return up, fillers
+        fillers.append(filler)
+
+
+def test_a_unix_socket_with_a_full_backlog_is_waited_for(lab):
+    up, fillers = full_unix(lab)
+    router = lab.router(up, pool={"connect_timeout": "60s"})
+    clients = [lab.client(router) for _ in range(3)]
+    for client in clients:
+        client.chat()
+    assert all(client.is_silent(0.1) for client in clients)
+    for _ in fillers:
+        up.accept()
+    for _ in clients:
+        conn = up.accept()
+        conn.rxreq()
+        conn.txresp(200, body=b"x", headers=[("Connection", "close")])
+    for client in clients:
+        assert client.read_response().status == 200
+    assert {line["tries"] for line in router.access_lines(3)} == {1} and not state_lines(router, up)
+
+
+def test_connect_timeout_of_a_unix_socket_with_a_full_backlog(lab):
+    up, _ = full_unix(lab)
+    router = lab.router(up, pool={"connect_timeout": "400ms", "health": {"interval": 0, "fall": 1}})
+    response = router.chat()
+    assert (response.status, response.error["code"]) == (502, "upstream_error")
+    line = router.access_lines(1)[0]
+    assert line["end"] == "upstream_error" and line["duration_ms"] >= 380
+    assert len(state_lines(router, up, "down")) == 1
+
+
+def test_after_a_full_backlog_comes_the_next_endpoint(lab):
+    (up, _), alive = full_unix(lab), mortal(lab)
+    router = lab.router([up, alive], pool={"connect_timeout": "400ms"})
+    assert router.endpoint_of(user=user_at(router, up)) == alive.name
+    line = router.access_lines(1)[0]
+    assert (line["tries"], line["affinity"]) == (2, "failover") and line["first_byte_ms"] >= 380
 
 
 # first byte
@@ -192,6 +243,7 @@ def test_endpoint_sockets_notice_a_vanished_host_within_a_minute(lab, idle):
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         get = lambda option: sock.getsockopt(socket.IPPROTO_TCP, option)  # noqa: E731
         assert get(socket.TCP_KEEPIDLE) + get(socket.TCP_KEEPINTVL) * get(socket.TCP_KEEPCNT) <= 60
+        assert get(socket.TCP_USER_TIMEOUT) == 0  # it would end one that lives and takes no bytes for as long, too: see test_vanished
         assert get(socket.TCP_NODELAY) == 1
     finally:
         sock.close()
@@ -216,62 +268,3 @@ def test_a_probe_finds_a_host_that_takes_connections_no_more(lab):
         assert client.read_response().json()["endpoint"] == alive.name
     client.close()
     assert {line["tries"] for line in router.access_lines(30)} == {1}  # nobody waited for the dead
-
-
-class Namespace:
-    """A network of its own, with a loopback that can go dark. For root."""
-
-    def __init__(self):
-        self.holder = subprocess.Popen(["unshare", "-n", "sh", "-c", "ip link set lo up && echo up && exec sleep 600"],
-                                       stdout=subprocess.PIPE, text=True)
-        assert self.holder.stdout.readline() == "up\n"
-
-    def run(self, *command):
-        subprocess.run(["nsenter", "-t", str(self.holder.pid), "-n", *command], check=True)
-
-    def enter(self, make):
-        """make() within the namespace; what sockets it makes stay there."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        with open("/proc/thread-self/ns/net") as ours, open(f"/proc/{self.holder.pid}/ns/net") as theirs:
-            assert libc.setns(theirs.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
-            try:
-                return make()
-            finally:
-                assert libc.setns(ours.fileno(), 0) == 0
-
-    def close(self):
-        self.holder.kill()
-        self.holder.wait()
-
-
-def vanished_host(lab):
-    """A stream is running, another request waits for its first byte, when the network goes dark: no FIN, no RST, nothing."""
-    net = lab.keep(Namespace())
-    up = net.enter(lab.scripted)
-    wrapper = lab.directory / "router.sh"
-    wrapper.write_text(f"#!/bin/sh\nexec nsenter -t {net.holder.pid} -n {ROUTER_BIN} \"$@\"\n")
-    wrapper.chmod(0o755)
-    router = lab.router(up, listen=(f"unix:{lab.directory}/r.sock",), binary=str(wrapper))
-    streaming, waiting = lab.client(router, timeout=90), lab.client(router, timeout=90)
-    streaming.chat(stream=True)
-    conn = up.accept()
-    conn.rxreq()
-    conn.sse_head()
-    conn.event("one")
-    parts = streaming.body_parts(streaming.read_head())
-    assert next(parts) == b"data: one\n\n"
-    waiting.chat()
-    up.accept().rxreq()
-    began = time.monotonic()
-    net.run("ip", "link", "set", "lo", "down")
-    response = waiting.read_response()
-    assert response.status == 502, response
-    with pytest.raises(Truncated):
-        list(parts)
-    return time.monotonic() - began
-
-
-if os.environ.get("LONG_TESTS"):  # a minute: `make soak` sets it
-
-    def test_a_vanished_host_is_noticed_within_a_minute(lab):
-        assert vanished_host(lab) < 65
