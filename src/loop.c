@@ -19,8 +19,8 @@
 #include "log.h"
 #include "timer.h"
 
-#define EVENTS      256  /* told by one wait */
-#define ASK_MOST    100  /* further waits in a turn, of no time */
+#define EVENTS      64   /* told by one wait: more would only make turns longer, and those who wait for the next one later */
+#define ASK_MOST    200  /* further waits in a turn, of no time */
 #define SLOW_US     5000 /* of a turn, or of one step in it: worth a line at debug */
 #define MODULES_MAX 8
 

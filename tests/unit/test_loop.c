@@ -1,5 +1,6 @@
 #include "unit.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -8,6 +9,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "log.h"
 #include "loop.h"
 #include "timer.h"
 
@@ -231,6 +233,53 @@ static void interrupted_it_asks_again_before_a_timer(void **state) {
     sigaction(SIGALRM, &before, NULL);
 }
 
+static void work_for_6_ms(void) {
+    for (int64_t end = clock_now_us() + 6000; clock_now_us() < end;) {
+    }
+}
+
+static void slow_step(struct loop_fd *io) {
+    (void)io;
+    work_for_6_ms();
+}
+
+static void slow_timer(struct timer *t) {
+    (void)t;
+    work_for_6_ms();
+}
+
+static void at_debug_slow_steps_are_told_with_their_module(void **state) {
+    int told[2], err = dup(STDERR_FILENO), fd = fds[A].fd;
+    char text[2048] = "";
+    (void)state;
+    assert_int_equal(pipe2(told, O_CLOEXEC | O_NONBLOCK), 0);
+    assert_true(err >= 0 && dup2(told[1], STDERR_FILENO) >= 0);
+    loop_remove(&fds[A]);
+    assert_true(loop_add(&fds[A], fd, slow_step, "slowpoke"));
+    loop_ready(&fds[A]);
+    loop_turn(0); /* at info: nothing is timed, nothing told */
+    log_set_level(LOG_DEBUG);
+    loop_ready(&fds[B]);
+    loop_turn(0);
+    bool blamed = read(told[0], text, sizeof text - 1) > 0 &&
+                  strstr(text, "slowpoke"); /* of the rest nothing can be said on a busy machine */
+    memset(text, 0, sizeof text);
+    loop_ready(&fds[A]);
+    clock_update();
+    timer_init(&deadline, slow_timer);
+    timer_set(&deadline, clock_ms());
+    loop_turn(0);
+    log_set_level(LOG_INFO);
+    ssize_t n = read(told[0], text, sizeof text - 1);
+    dup2(err, STDERR_FILENO);
+    close(err), close(told[0]), close(told[1]);
+    assert_false(blamed);
+    assert_true(n > 0);
+    assert_non_null(strstr(text, "debug loop: a step of timers took "));
+    assert_non_null(strstr(text, "debug loop: a step of slowpoke took "));
+    assert_non_null(strstr(text, "debug loop: a turn took "));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(everybody_once_a_turn_in_order, set_up, tear_down),
@@ -242,6 +291,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(removed_it_is_not_called, set_up, tear_down),
         cmocka_unit_test_setup_teardown(all_that_many_said_is_noted_before_a_timer, set_up, tear_down),
         cmocka_unit_test_setup_teardown(interrupted_it_asks_again_before_a_timer, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(at_debug_slow_steps_are_told_with_their_module, set_up, tear_down),
     };
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && (files.rlim_cur = files.rlim_max)) (void)setrlimit(RLIMIT_NOFILE, &files);
