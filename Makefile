@@ -101,8 +101,8 @@ ubsan-test: deps
 valgrind-test:
 	@VALGRIND=1 sh tests/deps.sh
 	@MODE=debug VALGRIND=1 sh tests/test.sh
-browser: all
-	@sh tests/browser/run.sh
+browser clients slow: all
+	@sh tests/$@/run.sh
 lint:
 	@LINT=1 sh tests/deps.sh
 	@$(PY) tests/lint.py
@@ -112,8 +112,6 @@ bench: deps
 soak: deps
 	@$(MAKE) --no-print-directory MODE=release build/release/router
 	$(PY) tests/soak/soak.py --seconds $${SOAK_SECONDS:-1800} --seed $${SOAK_SEED:-1} --router build/release/router
-clients: all
-	@sh tests/clients/run.sh
 format:
 	clang-format -i src/*.c include/*.h tests/unit/*.[ch] tests/fuzz/*.[ch] tests/golden/*.c tests/bench/*.c
 integration: deps
@@ -134,17 +132,15 @@ image-test:
 	@sh tests/image/run.sh
 deb-test:
 	@sh tests/deb/run.sh
-debians:
-	@sh tests/debians.sh
+debians kubernetes:
+	@sh tests/$@.sh
 guard:
 	@VALGRIND=1 sh tests/deps.sh
 	@$(MAKE) --no-print-directory MODE=release router
 	@$(PY) tests/bench/guard.py
-kubernetes:
-	@sh tests/kubernetes.sh
 clean:
 	rm -rf build router
 
-.PHONY: all deps run test ubsan-test valgrind-test unit golden replay fuzz integration bench soak clients browser lint format install uninstall image deb image-test deb-test debians guard kubernetes clean
+.PHONY: all deps run test ubsan-test valgrind-test unit golden replay fuzz integration bench soak clients browser slow lint format install uninstall image deb image-test deb-test debians guard kubernetes clean
 .SECONDARY:
 -include $(wildcard $(B)/*.d)

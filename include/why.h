@@ -41,7 +41,7 @@ enum why_flag {
     X(WHY_FULL,             429, END_REFUSED, T_RATE, "overloaded", "overloaded", WHY_RETRY_AFTER, "Every endpoint for this model is busy and the queue is over: try again shortly.") \
     X(WHY_NO_MEMORY,        503, END_REFUSED, T_SRV, "overloaded", "overloaded", WHY_RETRY_AFTER, "The router holds too many request bodies at the moment: try again shortly.") \
     X(WHY_NO_ROOM,          503, END_REFUSED, T_SRV, "overloaded", "overloaded", WHY_RETRY_AFTER | WHY_CLOSE, "The router has too many connections at the moment: try again shortly.") \
-    X(WHY_NO_ENDPOINT,      503, END_REFUSED, T_SRV, "upstream_unavailable", "upstream_unavailable", WHY_RETRY_AFTER, "No endpoint for this model is available at the moment.") \
+    X(WHY_NO_ENDPOINT,      503, END_REFUSED, T_SRV, "upstream_unavailable", "upstream_unavailable", WHY_RETRY_AFTER, "No endpoint for this model is available at the moment: /status and the router's log say why.") \
     X(WHY_UPSTREAM,         502, END_UPSTREAM_ERROR, T_SRV, "upstream_error", "", 0, "The endpoint failed before it answered.") \
     X(WHY_UPSTREAM_SLOW,    504, END_UPSTREAM_TIMEOUT, T_SRV, "upstream_timeout", "", WHY_NO_RETRY, "The endpoint did not begin to answer in time.") \
     X(WHY_UPSTREAM_CUT,     502, END_UPSTREAM_ERROR, T_SRV, "upstream_error", "", 0, "The endpoint broke off in the middle of its answer.") \

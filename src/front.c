@@ -150,8 +150,10 @@ static void routed(struct txn *t, const struct http_head *h, enum route_kind kin
 }
 
 static void unknown(struct txn *t) {
-    txn_error(t, WHY_NO_URL,
-              STR("That path is not served here. An OpenAI client's base URL ends in /v1, as in http://HOST:PORT/v1."), STR_NONE);
+    txn_error(
+        t, WHY_NO_URL,
+        STR("That path is not served here. An OpenAI client's base URL is http://HOST:PORT/v1, any other's http://HOST:PORT."),
+        STR_NONE);
 }
 
 static void own_page(struct txn *t, const struct http_head *h, enum local_page page) {

@@ -1,10 +1,13 @@
 /* main: argv -> what is to be done.
  * In: the command line. Out: an exit status: 0 done, 1 bad configuration or cannot listen, 2 usage.
  * Owns nothing for long. */
+#include <ares.h>
 #include <cjson/cJSON.h>
 #include <llhttp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <xxhash.h>
+#include <yaml.h>
 
 #include "conf.h"
 #include "explain.h"
@@ -51,8 +54,9 @@ static int healthcheck(const struct options *o) {
 }
 
 static int version(void) {
-    printf("router " ROUTER_VERSION " (llhttp %d.%d.%d, cJSON %s)\n", LLHTTP_VERSION_MAJOR, LLHTTP_VERSION_MINOR,
-           LLHTTP_VERSION_PATCH, cJSON_Version());
+    printf("router " ROUTER_VERSION " (libyaml %s, llhttp %d.%d.%d, cJSON %d.%d.%d, xxHash %d.%d.%d, c-ares %s)\n",
+           yaml_get_version_string(), LLHTTP_VERSION_MAJOR, LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH, CJSON_VERSION_MAJOR,
+           CJSON_VERSION_MINOR, CJSON_VERSION_PATCH, XXH_VERSION_MAJOR, XXH_VERSION_MINOR, XXH_VERSION_RELEASE, ARES_VERSION_STR);
     return 0;
 }
 

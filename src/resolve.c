@@ -264,14 +264,14 @@ static enum verdict judge(int status) {
     }
 }
 
-/* The least TTL of what the answer rests on; one above 2^31 counts as 0 (RFC 2181 8). */
+/* The least TTL of what the answer rests on; one of 2^31 and more counts as long (RFC 8767 4), as newer c-ares has it already. */
 static int64_t least_ttl(const struct ares_addrinfo *ai) {
     int64_t least = INT32_MAX;
     for (const struct ares_addrinfo_node *i = ai->nodes; i; i = i->ai_next)
-        if (i->ai_ttl < least) least = i->ai_ttl;
+        if (i->ai_ttl >= 0 && i->ai_ttl < least) least = i->ai_ttl;
     for (const struct ares_addrinfo_cname *i = ai->cnames; i; i = i->next)
-        if (i->ttl < least) least = i->ttl;
-    return least < 0 ? 0 : least;
+        if (i->ttl >= 0 && i->ttl < least) least = i->ttl;
+    return least;
 }
 
 static unsigned addresses(const struct ares_addrinfo *ai, struct sock_addr out[ANSWER_MAX]) {

@@ -429,10 +429,10 @@ static bool out_of_room(int e) {
 static bool try_again(struct upstream *u) {
     int64_t now = clock_ms(), wait = (now - u->started) / 4;
     wait = wait < UNIX_AGAIN_MS ? UNIX_AGAIN_MS : wait > UNIX_AGAIN_MOST ? UNIX_AGAIN_MOST : wait;
-    if (now + wait >= u->due) return false;
+    if (now >= u->due) return false;
     u->tried_addresses--;
     u->conn.io.bits = 0;
-    timer_set(&u->timer, now + wait);
+    timer_set(&u->timer, now + wait < u->due ? now + wait : u->due);
     return true;
 }
 

@@ -138,6 +138,8 @@ const char *world_nearest(const struct world *w, struct str model) {
         unsigned d = value_distance(model, w->names->rows[i].name, least);
         if (d < least) least = d, best = w->names->rows[i].name.ptr;
     }
+    for (size_t i = 0; !best && model.len > 3 && i < w->names->nrows && i < 1000; i++) /* a name cut short */
+        if (str_starts(w->names->rows[i].name, model)) best = w->names->rows[i].name.ptr;
     return best;
 }
 

@@ -1,12 +1,14 @@
 #!/bin/sh
-# Installs the Debian packages that are missing, and only those. LINT=1 adds what `make lint` and `make fuzz` need, BENCH=1 the peers of `make bench`.
+# Installs the Debian packages that are missing, and only those. LINT=1 adds what `make lint` and `make fuzz` need, BENCH=1 the peers of `make bench`,
+# VALGRIND=1 and SLOW=1 what their tests are named after.
 set -eu
 command -v dpkg-query >/dev/null 2>&1 || { echo "deps: this is no Debian: see README.md for the list of libraries"; exit 0; }
 have() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
-want="gcc libc6-dev make pkg-config libyaml-dev libcjson-dev libxxhash-dev libc-ares-dev libcmocka-dev python3 python3-pytest python3-pytest-xdist python3-yaml curl"
+want="gcc libc6-dev make pkg-config libyaml-dev libcjson-dev libxxhash-dev libc-ares-dev libcmocka-dev python3 python3-pytest python3-pytest-xdist python3-yaml curl iproute2"
 [ -n "${LINT:-}" ] && want="$want clang libclang-rt-dev clang-format clang-tidy cppcheck shellcheck"
 [ -n "${VALGRIND:-}" ] && want="$want valgrind"
-[ -n "${BENCH:-}" ] && want="$want nginx-light haproxy iproute2"
+[ -n "${SLOW:-}" ] && want="$want slowhttptest"
+[ -n "${BENCH:-}" ] && want="$want nginx-light haproxy"
 missing=""
 for p in $want; do have "$p" || missing="$missing $p"; done
 have libllhttp-dev || have node-llhttp || missing="$missing llhttp"

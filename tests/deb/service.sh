@@ -46,6 +46,7 @@ mkdir -p /etc/llama-model-router
 pools "" >$conf
 check "apt installs it, and starts it" apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--force-confold /root/router.deb
 check "the unit files are without a complaint" is "$(systemd-analyze verify --man=no router.service router.socket 2>&1)" ""
+check "systemd-analyze security: its exposure is below 2.0" systemd-analyze security --no-pager --offline=true --threshold=19 router.service
 check "it is active" until_true systemctl is-active --quiet router
 check "it is enabled" is "$(systemctl is-enabled router.service router.socket 2>/dev/null | tr '\n' ' ')" "enabled disabled "
 check "it runs as _router" is "$(ps -o user= -p "$(show MainPID)")" _router

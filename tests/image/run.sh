@@ -60,7 +60,7 @@ for path in sys.argv[1:]:
 
 # Which flags does this machine need? First none, then what a machine inside another asks for.
 files=$(sed -n 's/^Max open files *[^ ]* *\([0-9]*\).*/\1/p' /proc/self/limits)
-limits="--ulimit nofile=$files:$files --ulimit nproc=10000:10000 --no-healthcheck"
+limits="--ulimit nofile=$files:$files --ulimit nproc=10000:10000"
 global="" extra=""
 run() { "$engine" $global "$@"; }
 if ! run run --rm router -version >/dev/null 2>&1; then
@@ -117,7 +117,7 @@ check "it starts and answers /health on the published port" until_true 30 curl -
 gateway=$(value container "$name" NetworkSettings.Gateway)
 [ "$host" = 127.0.0.1 ] && gateway=127.0.0.1
 for b in "$one gpu1" "$two gpu2"; do
-    /usr/bin/python3 examples/backend --host "${gateway:-0.0.0.0}" --port "${b% *}" --name "${b#* }" --delay 0.1 &
+    /usr/bin/python3 examples/backend --host "${gateway:-0.0.0.0}" --port "${b% *}" --name "${b#* }" --delay 0.1 2>>"$work/backends" &
     pids="$pids $!"
 done
 ready() { curl -fs --max-time 2 "http://127.0.0.1:$port/ready"; }
@@ -131,18 +131,10 @@ read_only() { for f in /written /etc/router/written /usr/local/bin/router; do ! 
 capless() { is "$(inside sed -n 's/^CapEff:\t//p' /proc/1/status)" 0000000000000000; }
 no_compiler() { ! inside sh -c 'command -v gcc || command -v make || ls /src'; }
 health_test=$(value image router "Config.Healthcheck.Test HealthCheck.Test Healthcheck.Test")
-healthy() {
-    case "$extra" in
-    *--no-healthcheck*)
-        # No timers of systemd here: the image's own command is run in the container.
-        /usr/bin/python3 -c 'import json, sys; print("\n".join(json.loads(sys.argv[1])[1:]))' "$health_test" >"$work/words"
-        set -- # its words, one a line
-        while read -r w; do set -- "$@" "$w"; done <"$work/words"
-        echo "$@"
-        inside "$@"
-        ;;
-    *) until_true 60 is "$(value container "$name" "State.Health.Status State.Healthcheck.Status")" healthy ;;
-    esac
+health_is() { is "$(value container "$name" "State.Health.Status State.Healthcheck.Status")" "$1"; }
+healthy() { # podman leaves the interval to timers of systemd, which not every machine has: it is told to check now
+    [ "$engine" = docker ] || run healthcheck run "$name" || return 1
+    until_true 60 health_is healthy || health_is healthy
 }
 check "the router runs as user 10001" uid
 check "the router has no capability" capless

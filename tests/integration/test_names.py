@@ -81,11 +81,12 @@ def test_all_addresses_are_tried_in_turn_which_is_one_try(lab, addresses):
 
 def test_the_address_that_worked_is_kept(lab):
     """No connect to a dead one before each request."""
-    dns, up = names(lab), serve(lab, "127.0.0.2")
+    dns, gone = names(lab), lab.dead()
+    up = serve(lab, "127.0.0.2", gone.port)
     dns.set("gpu.test", "127.0.0.1", "127.0.0.2")
     router = lab.router(f"http://gpu.test:{up.port}", env=dns.env, pool={"keepalive": {"timeout": 0}})
     assert router.endpoint_of() == "127.0.0.2"
-    late = serve(lab, "127.0.0.1", up.port)  # the first one is back: nobody needs it
+    late = lab.revive(gone)  # the first one is back: nobody needs it
     for _ in range(5):
         assert router.endpoint_of() == "127.0.0.2"
     assert not late.conns
@@ -105,7 +106,7 @@ def test_many_at_once_find_the_one_that_lives(lab):
     dns, hole = names(lab), lab.blackhole()
     up = serve(lab, "127.0.0.2", hole.port)
     dns.set("gpu.test", "127.0.0.1", "127.0.0.2")
-    router = lab.router(f"http://gpu.test:{hole.port}", env=dns.env, pool={"connect_timeout": "2s", "retries": 0})
+    router = lab.router(f"http://gpu.test:{hole.port}", env=dns.env, pool={"connect_timeout": "2s", "retries": 0, "keepalive": {"timeout": 0}})
     clients = [lab.client(router) for _ in range(4)]
     for i, client in enumerate(clients):  # one after the other, so that some are in the hole still when the first is through
         client.chat()

@@ -4,7 +4,12 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #define KEEPS_NONE 1
-#else
+#elif defined(__has_feature) /* clang */
+#if __has_feature(address_sanitizer)
+#define KEEPS_NONE 1
+#endif
+#endif
+#ifndef KEEPS_NONE
 #define KEEPS_NONE 0
 #endif
 
