@@ -4,7 +4,7 @@ BASE    := str list clock log why slab block buf body
 MACHINE := timer loop sock resolve conn
 FORMATS := syntax field http head json_scan json multipart models usage loading node value findings conf_read conf_keys conf
 MODEL   := stats access endpoint expand world route catalog
-TRAFFIC := client relay held intake forward upstream dispatch health notes txn
+TRAFFIC := client room relay held intake forward upstream dispatch health notes txn
 PROGRAM := version metrics status ui local keys front listener sd reload server options explain probe main
 MODULES := $(BASE) $(MACHINE) $(FORMATS) $(MODEL) $(TRAFFIC) $(PROGRAM)
 

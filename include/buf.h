@@ -8,7 +8,7 @@ struct buf {
     char *mem;
     uint32_t cap;
     uint32_t head, tail; /* bytes are mem[head, tail) */
-    bool failed;         /* a put found no memory: what was put is incomplete. Checked once, at the end, by whoever builds. */
+    bool failed;         /* a put found no memory, and none after it did anything. Checked once, at the end, by whoever builds. */
 };
 
 #define BUF_LIMIT ((uint32_t)1 << 30)
@@ -38,6 +38,7 @@ void buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(print
 /* The text as the inside of a JSON string: quotes, backslashes, control bytes, <, >, & and bytes that are not UTF-8
  * escaped (those as U+FFFD), so that it can stand in a log line or a web page. At most max bytes of s are taken. */
 void buf_put_json(struct buf *b, struct str s, size_t max);
+void buf_cut(struct buf *b, size_t len);   /* keeps the first len bytes, and forgets that a put failed */
 void buf_consume(struct buf *b, size_t n); /* from the front; gives the memory back when nothing is left */
 void buf_free(struct buf *b);              /* gives the memory back; the buffer is empty and usable again */
 #define BUF_LIT(b, literal) buf_put((b), "" literal, sizeof(literal) - 1)

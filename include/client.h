@@ -79,10 +79,12 @@ void client_cut(struct client *c, bool reset);
 void client_close(struct client *c);  /* at once; the user, if any, is told nothing */
 void client_resume(struct client *c); /* take up reading again after the user let go */
 
-void client_close_all(void);          /* at the end of the process */
-unsigned client_count(void);          /* without those of admin_listen */
-unsigned client_idle_count(void);     /* of those, between requests */
-bool client_close_longest_idle(void); /* makes room; false if none is idle */
+void client_close_all(void);            /* at the end of the process */
+unsigned client_count(void);            /* without those of admin_listen */
+unsigned client_idle_count(void);       /* of those, between requests */
+struct list *client_idle_list(void);    /* the longest idle first, those of admin_listen among them */
+bool client_give_way(struct client *c); /* of an idle one: closed if nothing came meanwhile; true if it is */
+#define CLIENT_FRESH_MS 1000            /* for a request on its way on a connection just made: to close that would refuse it */
 /* Drain: idle clients are read once more and closed if nothing came; all others close after their response. */
 void client_drain_all(void);
 #endif

@@ -12,7 +12,8 @@ struct held {
 /* From a head for which loading_maybe said yes. Its body is at most LOADING_BODY_MAX long. */
 struct held *held_new(const struct http_head *h, const struct head_relay *how, bool client_10);
 void held_add(struct held *h, const struct iovec *spans, int n);
-bool held_whole(struct held *h); /* the body is complete: is the model loading? */
+bool held_whole(struct held *h);        /* the body is complete: is the model loading? */
+bool held_failed(const struct held *h); /* there was no memory for all of it: it cannot be passed on */
 /* The answer as the client gets it after all; returns how many pieces (1 or 2), good until held_free. */
 int held_pieces(const struct held *h, struct iovec iov[2]);
 void held_free(struct held *h);

@@ -63,6 +63,7 @@ size_t str_copy(char *dst, size_t cap, struct str s);
 char *str_dup(struct str s) __attribute__((returns_nonnull));
 
 /* malloc, calloc that abort with a message: for small structs only, never for payload. */
+void *must_have(void *ptr) __attribute__((returns_nonnull));    /* ptr; NULL means that memory is out */
 void *must_alloc(size_t size) __attribute__((returns_nonnull)); /* zeroed */
 void *must_realloc(void *ptr, size_t size) __attribute__((returns_nonnull));
 #endif

@@ -30,6 +30,7 @@ static enum conf_access format = ACCESS_OFF;
 static char *file;
 static struct buf pending;
 static uint64_t dropped, dropped_told;
+static int drop_errno; /* why the last ones were */
 static struct loop_task flush_task;
 static struct timer again;
 
@@ -120,11 +121,8 @@ uint64_t access_dropped(void) {
 static void drop_pending(struct str s) {
     const char *end = torn ? memchr(s.ptr, '\n', s.len) : NULL;
     size_t rest = end ? (size_t)(end - s.ptr) + 1 : 0;
-    struct buf kept = {0};
-    buf_put(&kept, s.ptr, rest);
     dropped += lines_in((struct str){s.ptr + rest, s.len - rest});
-    buf_free(&pending);
-    pending = kept;
+    buf_cut(&pending, rest);
 }
 
 void access_flush(void) {
@@ -141,11 +139,12 @@ void access_flush(void) {
             timer_set(&again, clock_ms() + AGAIN_MS); /* or at the end of the next turn that logs */
             return;
         }
+        drop_errno = errno;
         drop_pending(s);
         break;
     }
     if (dropped == dropped_told) return;
-    if (dropped_told == 0) log_warn("access", "the access log takes no more: lines are dropped (%s)", strerror(errno));
+    if (dropped_told == 0) log_warn("access", "the access log takes no more: lines are dropped (%s)", strerror(drop_errno));
     dropped_told = dropped;
 }
 
@@ -262,9 +261,16 @@ void access_write(const struct access_record *r) {
     if (format == ACCESS_OFF) return;
     if (buf_len(&pending) >= PENDING_MAX) {
         dropped++;
+        drop_errno = EAGAIN;
         return;
     }
+    size_t before = buf_len(&pending);
     access_format(&pending, r, format);
     buf_putc(&pending, '\n');
+    if (pending.failed) { /* the whole line or nothing of it */
+        buf_cut(&pending, before);
+        dropped++;
+        drop_errno = ENOMEM;
+    }
     loop_defer(&flush_task);
 }

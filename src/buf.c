@@ -1,7 +1,7 @@
 /* buf: bytes that grow at the end and shrink at the front.
  * In: bytes, numbers, text. Out: one contiguous run. Owns its memory only while it holds bytes, so an idle connection holds none.
  * Small sizes come from block's pools, larger ones from malloc; growth at least doubles. A put that finds no memory sets
- * `failed` and leaves the rest as it was: builders check once, at the end. */
+ * `failed`, and none after it puts anything, though there be memory again: no text has a hole. Builders check once, at the end. */
 #include "buf.h"
 
 #include <assert.h>
@@ -28,6 +28,7 @@ static char *mem_get(size_t want, size_t *cap) {
 
 char *buf_reserve(struct buf *b, size_t n) {
     size_t len = buf_len(b);
+    if (b->failed) return NULL;
     if (b->mem && b->cap - b->tail >= n) return b->mem + b->tail;
     if (b->mem && b->head && b->cap - len >= n && b->head >= len) { /* sliding is cheap: no overlap, at most half */
         memcpy(b->mem, b->mem + b->head, len);
@@ -131,6 +132,13 @@ void buf_put_json(struct buf *b, struct str s, size_t max) {
         }
         i += n;
     }
+}
+
+void buf_cut(struct buf *b, size_t len) {
+    assert(len <= buf_len(b));
+    b->tail = b->head + (uint32_t)len;
+    if (!len) buf_free(b);
+    b->failed = false;
 }
 
 void buf_consume(struct buf *b, size_t n) {

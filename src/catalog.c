@@ -124,7 +124,7 @@ static void render(void) {
         add_told(w, &w->pools[i]);
     BUF_LIT(&list, "]}");
     render_tags();
-    fresh = true;
+    fresh = !list.failed && !tags.failed;
 }
 
 void catalog_touch(void) {
@@ -133,16 +133,18 @@ void catalog_touch(void) {
 
 struct str catalog_list(void) {
     render();
-    return buf_str(&list);
+    return fresh ? buf_str(&list) : STR_NONE;
 }
 
 struct str catalog_tags(void) {
     render();
-    return buf_str(&tags);
+    return fresh ? buf_str(&tags) : STR_NONE;
 }
 
 bool catalog_find(struct str id, struct str *json) {
     render();
+    *json = STR_NONE;
+    if (!fresh) return true;
     const struct entry *e = find(id, XXH3_64bits(id.ptr, id.len));
     if (!e) return false;
     *json = (struct str){buf_ptr(&list) + e->off, e->len};

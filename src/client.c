@@ -25,8 +25,6 @@
 #define LINGER_STEP    ((uint32_t)1 << 20) /* bytes that count as not quiet */
 #define LINGER_MOST_MS 30000
 #define TAKEN_LEAST    4096 /* bytes: who takes less in a timeout takes none; a window that opens by a crack is no reader */
-#define IDLE_LOOK      64
-#define FRESH_MS       1000 /* for a request on its way on a connection just made: to close that would refuse it */
 
 /* A request as it arrives. A stream that runs for minutes does without it. */
 struct client_reading {
@@ -169,6 +167,17 @@ static void refuse(struct client *c, enum why why, const char *text) {
     c->api->refused(c, why, text);
 }
 
+/* There is no memory for what was read and not understood yet. */
+static void no_memory(struct client *c) {
+    if (c->state != CLIENT_HEAD && c->state != CLIENT_BODY) {
+        lost(c, WHY_CLIENT_GONE);
+        return;
+    }
+    c->conn.broken = false; /* the way out is sound; what it sends from now on is thrown away */
+    c->close_after = true;
+    refuse(c, WHY_NO_MEMORY, NULL);
+}
+
 void client_refuse(struct client *c, enum why why) {
     c->user = c->api->begin(c);
     refuse(c, why, NULL);
@@ -247,7 +256,7 @@ static bool read_head(struct client *c) {
     case GOT_MORE:
         if (in.len >= limit) return refuse(c, WHY_BIG_HEAD, NULL), true;
         keep_half_head(c->reading);
-        if (!conn_settle(&c->conn)) lost(c, WHY_CLIENT_GONE);
+        if (!conn_settle(&c->conn)) return no_memory(c), true;
         return conn_readable(&c->conn);
     default: refuse(c, (enum why)http->error, http->text); return true;
     }
@@ -404,7 +413,7 @@ static void step(struct client *c) {
     c->in_step = false;
     if (c->state == CLIENT_CLOSED) return;
     if (!conn_settle(&c->conn)) {
-        lost(c, WHY_CLIENT_GONE);
+        no_memory(c);
         return;
     }
     if (more && (c->state != CLIENT_BUSY || conn_readable(&c->conn))) loop_ready(&c->conn.io);
@@ -487,7 +496,7 @@ static void expired(struct timer *t) {
     struct client *c = list_entry(t, struct client, timer);
     switch ((enum client_state)c->state) {
     case CLIENT_IDLE:
-        step(c); /* one last read, as client_close_longest_idle does: what came in time is served, however late we are */
+        step(c); /* one last read, as client_give_way does: what came in time is served, however late we are */
         if (c->state == CLIENT_IDLE && c->timer.when == TIMER_NEVER) idle_over(c);
         break;
     case CLIENT_LINGER: client_close(c); break;
@@ -546,30 +555,14 @@ unsigned client_idle_count(void) {
     return n;
 }
 
-/* A connection just made has its first request on the way: to close it for the next one would only turn newcomers away by newcomers. */
-static bool is_new(const struct client *c) {
-    int64_t timeout = conf()->idle_timeout;
-    return c->fresh && timeout && c->timer.when - clock_ms() > timeout - FRESH_MS;
+struct list *client_idle_list(void) {
+    return &idle_list;
 }
 
-static struct client *longest_idle(void) {
-    int looked = 0;
-    list_each(it, &idle_list) {
-        struct client *c = list_entry(it, struct client, link);
-        if (c->admin) continue;
-        if (!is_new(c)) return c;
-        if (++looked == IDLE_LOOK) break; /* behind so many new ones nobody has been idle for long */
-    }
-    return NULL;
-}
-
-bool client_close_longest_idle(void) {
-    for (struct client *c; (c = longest_idle());) {
-        step(c); /* one last read: a request may have come that was not looked at yet; then it is idle no more */
-        if (c->state == CLIENT_IDLE) client_close(c);
-        if (c->state == CLIENT_CLOSED) return true;
-    }
-    return false;
+bool client_give_way(struct client *c) {
+    step(c); /* one last read: a request may have come that was not looked at yet; then it is idle no more */
+    if (c->state == CLIENT_IDLE) client_close(c);
+    return c->state == CLIENT_CLOSED;
 }
 
 void client_drain_all(void) {
@@ -580,7 +573,7 @@ void client_drain_all(void) {
         step(c); /* one last read: what was sent before is served */
         if (c->state != CLIENT_IDLE) continue;
         if (c->fresh)
-            timer_set(&c->timer, deadline(FRESH_MS));
+            timer_set(&c->timer, deadline(CLIENT_FRESH_MS));
         else
             client_close(c);
     }

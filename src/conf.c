@@ -528,12 +528,17 @@ struct conf *conf_load(const char *path, struct conf_findings *f) {
     }
     /* No more memory than the file needs: a reload must not leave a large hole behind. */
     size_t room = 16384;
-    char *text = must_alloc(room);
-    while (len <= FILE_MAX && (n = fread(text + len, 1, room - len, file)) > 0) {
+    char *text = malloc(room);
+    while (text && len <= FILE_MAX && (n = fread(text + len, 1, room - len, file)) > 0) {
         len += n;
-        if (len == room) text = must_realloc(text, room *= 2);
+        if (len < room) continue;
+        char *more = realloc(text, room *= 2);
+        if (!more) free(text);
+        text = more;
     }
-    if (ferror(file))
+    if (!text)
+        findings_error(f, NULL, "file", "cannot be read: out of memory");
+    else if (ferror(file))
         findings_error(f, NULL, "file", "cannot be read: %s", strerror(errno));
     else
         c = conf_parse(path, text, len, f);

@@ -411,8 +411,7 @@ void conf_keys_preset(enum conf_scope scope, void *base) {
         if (k->scope != scope) continue;
         if (k->type == CONF_BLOCK) conf_keys_preset((enum conf_scope)k->block, base);
         if (!k->preset) continue;
-        struct node *n = node_parse(k->preset, strlen(k->preset), &err);
-        assert(n);
+        struct node *n = must_have(node_parse(k->preset, strlen(k->preset), &err)); /* our own text: nothing else can be wrong */
         fill_value(&none, k, k->name, n, base);
         assert(!none.count);
         node_free(n);

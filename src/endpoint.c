@@ -178,7 +178,7 @@ void endpoint_sign(struct endpoint *e, enum endpoint_sign sign, const char *reas
         e->fails = 0;
         if (e->passes < e->rise) e->passes++;
         if (e->state != ENDPOINT_UP && (e->passes >= e->rise || !e->health_interval)) set_state(e, ENDPOINT_UP, reason);
-        if (e->state == ENDPOINT_UP) e->offer_delay = OFFER_FIRST;
+        if (e->state == ENDPOINT_UP) e->offer_delay = OFFER_FIRST, e->offer_at = 0; /* its next death begins anew */
         break;
     case SIGN_LOADING:
         e->passes = e->fails = 0;

@@ -65,13 +65,14 @@ static uint64_t body_length(const struct forward *f) {
 }
 
 bool forward_line(struct forward *f, const struct endpoint *e) {
+    if (f->fields.failed) return false;
     struct str target = {buf_ptr(&f->fields), f->target_len};
     buf_free(&f->line);
     head_request_line(&f->line, STR("POST"), str_of(e->url.base), target, str_of(e->host), str_of(e->api_key));
     BUF_LIT(&f->line, "Content-Length: ");
     buf_putu(&f->line, body_length(f));
     BUF_LIT(&f->line, "\r\n");
-    return !f->line.failed && !f->fields.failed;
+    return !f->line.failed;
 }
 
 /* Adds one run of bytes, less what of it lies before `from`; *at is the run's offset and moves behind it. */

@@ -78,7 +78,10 @@ static void preflight(struct txn *t, const struct http_head *h) {
         buf_puts(&extra, asked); /* a field's value, which http found free of control bytes */
         BUF_LIT(&extra, "\r\n");
     }
-    txn_reply(t, 204, STR_NONE, buf_str(&extra), STR_NONE);
+    if (extra.failed)
+        error(t, WHY_NO_MEMORY);
+    else
+        txn_reply(t, 204, STR_NONE, buf_str(&extra), STR_NONE);
     buf_free(&extra);
 }
 

@@ -171,6 +171,11 @@ static void start(struct errand *r) {
     head_request_line(&r->request, STR("GET"), str_of(e->url.base),
                       str_of(r->kind == ERRAND_PROBE ? e->health_path : e->models_path), str_of(e->host), str_of(e->api_key));
     BUF_LIT(&r->request, "Accept: application/json\r\nUser-Agent: llama-model-router\r\n\r\n");
+    if (r->request.failed) { /* no memory: says nothing of the endpoint */
+        e->probed = true;
+        wait_again(r);
+        return;
+    }
     timer_set(&r->timer, clock_ms() + timeout);
     r->upstream = upstream_start(e, &api, r, &limits, false, r->fresh);
     upstream_go(r->upstream);

@@ -25,6 +25,10 @@ bool held_whole(struct held *h) {
     return h->loading = loading_is(buf_str(&h->body));
 }
 
+bool held_failed(const struct held *h) {
+    return h->body.failed || h->head.failed || h->retry_head.failed;
+}
+
 int held_pieces(const struct held *h, struct iovec iov[2]) {
     const struct buf *head = h->loading ? &h->retry_head : &h->head;
     iov[0] = (struct iovec){head->mem + head->head, buf_len(head)};

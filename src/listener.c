@@ -14,6 +14,7 @@
 #include "front.h"
 #include "log.h"
 #include "loop.h"
+#include "room.h"
 #include "timer.h"
 #include "upstream.h"
 #include "world.h"
@@ -48,7 +49,7 @@ static void accepted(struct listener *l, int fd, const struct sock_addr *peer) {
         close(fd);
         return;
     }
-    bool room = l->admin || !limit || client_count() < limit || client_close_longest_idle();
+    bool room = l->admin || !limit || client_count() < limit || room_from_clients();
     if (!room && client_count() >= limit + NO_ROOM_MOST) {
         close(fd);
         return;
@@ -75,7 +76,7 @@ static bool accept_batch(struct listener *l) {
         /* EMFILE, ENFILE, ENOBUFS, ENOMEM: an idle client's descriptor may be had; else wait. */
         if (!told_shortage) log_warn("listener", "cannot accept: %s; waiting", strerror(errno));
         told_shortage = true;
-        if (upstream_close_oldest_idle() || client_close_longest_idle()) continue;
+        if (upstream_close_oldest_idle() || room_from_clients()) continue;
         timer_set(&l->pause, clock_ms() + PAUSE_MS);
         return false;
     }

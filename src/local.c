@@ -42,8 +42,16 @@ enum local_page local_page(struct str path) {
     return LOCAL_NONE;
 }
 
+/* No body at all: there was no memory for one. */
 static void json(struct txn *t, int status, struct str body) {
-    txn_reply(t, status, STR("application/json"), STR_NONE, body);
+    if (body.len)
+        txn_reply(t, status, STR("application/json"), STR_NONE, body);
+    else
+        txn_error(t, WHY_NO_MEMORY, STR_NONE, STR_NONE);
+}
+
+static void json_buf(struct txn *t, int status, const struct buf *body) {
+    json(t, status, body->failed ? STR_NONE : buf_str(body));
 }
 
 static int hex(char c) {
@@ -121,10 +129,11 @@ static void answer_ready(struct txn *t, const struct http_head *h) {
     buf_puts(&out, any ? STR("{\"ready\":true,\"pools\":{") : STR("{\"ready\":false,\"pools\":{"));
     buf_puts(&out, buf_str(&pools));
     BUF_LIT(&out, "}}");
+    out.failed |= pools.failed;
     if (only.len && !found)
         txn_error(t, WHY_NO_URL, STR("There is no pool of that name."), STR_NONE);
     else
-        json(t, any ? 200 : 503, buf_str(&out));
+        json_buf(t, any ? 200 : 503, &out);
     buf_free(&out);
     buf_free(&pools);
 }
@@ -204,7 +213,7 @@ static void answer_verb(struct txn *t, const struct http_head *h, bool drain) {
     BUF_LIT(&out, "{\"endpoint\":\"");
     buf_put_json(&out, str_of(e->url.text), SIZE_MAX);
     buf_printf(&out, "\",\"state\":\"%s\",\"in_flight\":%u}", endpoint_state_name(endpoint_state(e)), e->in_flight);
-    json(t, 200, buf_str(&out));
+    json_buf(t, 200, &out);
     buf_free(&out);
 }
 

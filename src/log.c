@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,11 +18,20 @@ static int journal = -1; /* stderr is the journal's: lines carry a priority */
 static int fd = STDERR_FILENO;
 static bool is_socket;
 
+/* A shell that systemd started hands the variable down: it must be this very stream (systemd.exec(5)). */
+static bool is_journal(const struct stat *st) {
+    char own[48];
+    const char *stream = getenv("JOURNAL_STREAM");
+    snprintf(own, sizeof own, "%llu:%llu", (unsigned long long)st->st_dev, (unsigned long long)st->st_ino);
+    return stream && strcmp(stream, own) == 0;
+}
+
 /* A pipe is opened anew, so that O_NONBLOCK is ours alone: whoever reads it may stall, requests must not. */
 static void look_at_stderr(void) {
     struct stat st;
-    journal = getenv("JOURNAL_STREAM") != NULL;
+    journal = 0;
     if (fstat(STDERR_FILENO, &st) != 0) return;
+    journal = is_journal(&st);
     is_socket = S_ISSOCK(st.st_mode);
     if (!S_ISFIFO(st.st_mode) && !S_ISCHR(st.st_mode)) return;
     int own = open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);

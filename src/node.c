@@ -49,6 +49,10 @@ static void syntax_error(struct reader *r) {
     const yaml_parser_t *p = &r->parser;
     size_t line = p->problem_mark.line, column = p->problem_mark.column;
     const char *problem = p->problem ? p->problem : "cannot be read";
+    if (p->error == YAML_MEMORY_ERROR) {
+        fail(r, line, column, "cannot be read: out of memory");
+        return;
+    }
     if (p->context && strstr(p->context, "scanning an a")) /* an alias or anchor: `- *` is what people write */
         problem = "a text that begins with * or & must stand in quotes";
     if (p->error == YAML_READER_ERROR) place_of(r->text, p->problem_offset, &line, &column);

@@ -72,22 +72,22 @@ size_t str_copy(char *dst, size_t cap, struct str s) {
     return n;
 }
 
-static void *have(void *p) {
+void *must_have(void *p) {
     if (p) return p;
     fputs("router: out of memory\n", stderr);
     abort();
 }
 
 char *str_dup(struct str s) {
-    char *z = have(malloc(s.len + 1));
+    char *z = must_have(malloc(s.len + 1));
     str_copy(z, s.len + 1, s);
     return z;
 }
 
 void *must_alloc(size_t size) {
-    return have(calloc(1, size ? size : 1));
+    return must_have(calloc(1, size ? size : 1));
 }
 
 void *must_realloc(void *ptr, size_t size) {
-    return have(realloc(ptr, size ? size : 1));
+    return must_have(realloc(ptr, size ? size : 1));
 }

@@ -191,6 +191,8 @@ static void send_reply(struct txn *t, struct buf *out, enum why why) {
         buf_free(out);
         if (t->client) client_cut(t->client, true);
         t->client = NULL;
+        t->status = 0; /* nothing was told */
+        t->relay.body_sent = 0;
         txn_finish(t, WHY_CLIENT_GONE);
         return;
     }
@@ -213,13 +215,13 @@ void txn_reply(struct txn *t, int status, struct str type, struct str extra, str
         .keep_alive_10 = t->client_10 && t->client_keep,
     };
     head_reply(&out, &r);
+    if (out.failed) {
+        txn_error(t, WHY_NO_MEMORY, STR_NONE, STR_NONE); /* takes less */
+        return;
+    }
     t->status = (uint16_t)status;
     t->relay.body_sent = t->head_only ? 0 : body.len;
     send_reply(t, &out, WHY_DONE);
-}
-
-static int retry_after(enum why why) {
-    return why == WHY_NO_ENDPOINT ? 5 : 1; /* an endpoint comes back at the pace of its probes; a slot or memory sooner */
 }
 
 void txn_error(struct txn *t, enum why why, struct str message, struct str extra) {
@@ -237,7 +239,7 @@ void txn_error(struct txn *t, enum why why, struct str message, struct str extra
         .extra = extra,
         .request_id = notes_id(&t->notes),
         .cors = cors_of(t),
-        .retry_after = retry_after(why),
+        .retry_after = why == WHY_NO_ENDPOINT ? 5 : 1, /* it comes back at the pace of its probes; a slot or memory sooner */
         .head_only = t->head_only,
         .close = client_closes(t->client),
         .keep_alive_10 = t->client_10 && t->client_keep,
@@ -287,23 +289,19 @@ void txn_route(struct txn *t, const struct http_head *h, const char *boundary) {
     client_accept(t->client, &t->forward->body, t->world->conf->max_body);
 }
 
-static struct str message(const struct txn *t) {
-    return t->intake && t->intake->error ? str_of(t->intake->error) : STR_NONE;
-}
-
 enum why txn_body(struct txn *t, const char *data, size_t len) {
     return intake_feed(t->intake, data, len);
 }
 
 void txn_refused(struct txn *t, enum why why, const char *text) {
     struct str said = str_of(text);
-    if (!said.len && (why == WHY_BAD_JSON || why == WHY_BAD_FORM)) said = message(t);
+    if (!said.len && (why == WHY_BAD_JSON || why == WHY_BAD_FORM)) said = str_of(t->intake ? t->intake->error : NULL);
     struct buf sentence = {0};
     if (said.len && (why == WHY_BAD_HTTP || why == WHY_BIG_HEAD)) {
         buf_puts(&sentence, why == WHY_BAD_HTTP ? STR("The request is not valid HTTP/1.1: it has ") : STR("The request has "));
         buf_puts(&sentence, said);
         BUF_LIT(&sentence, ".");
-        said = buf_str(&sentence);
+        said = sentence.failed ? STR_NONE : buf_str(&sentence);
     }
     txn_error(t, why, said, STR_NONE);
     buf_free(&sentence);
@@ -321,14 +319,14 @@ static void no_such_model(struct txn *t) {
     BUF_LIT(&text, "' is not served here.");
     if (nearest) buf_printf(&text, " Did you mean '%s'?", nearest);
     BUF_LIT(&text, " GET /v1/models lists those that are.");
-    txn_error(t, WHY_NO_MODEL, buf_str(&text), STR_NONE);
+    txn_error(t, WHY_NO_MODEL, text.failed ? STR_NONE : buf_str(&text), STR_NONE);
     buf_free(&text);
 }
 
 void txn_request(struct txn *t) {
     enum why why = intake_end(t->intake, &t->forward->body);
     if (why != WHY_NONE) {
-        txn_error(t, why, message(t), STR_NONE);
+        txn_error(t, why, str_of(t->intake->error), STR_NONE);
         return;
     }
     notes_model(&t->notes, (struct str){t->intake->model, t->intake->model_len});
@@ -363,6 +361,7 @@ static uint64_t enter_pool(struct dispatch *d, const struct pool *p) {
 
 static void exchange(struct txn *t, bool fresh);
 static void pass_held(struct txn *t);
+static void broke_off(struct txn *t, enum why why);
 
 static void granted(struct dispatch *d) {
     txn_of(d)->fresh_retry = false; /* of the endpoint before */
@@ -436,7 +435,7 @@ static void got_head(void *user, const struct http_head *h) {
         return;
     }
     if (!relay_begin(&t->relay, h, &how, t->client_10, t->head_only)) {
-        txn_error(t, WHY_NO_MEMORY, STR_NONE, STR_NONE);
+        broke_off(t, WHY_NO_MEMORY);
         return;
     }
     if (t->world->conf->read_usage) usage_begin(&t->usage, usage_kind(http_get(h, FIELD_CONTENT_TYPE)));
@@ -452,6 +451,11 @@ static void read_usage(struct txn *t, const struct iovec *spans, int n, bool end
 /* What was held is the answer after all. */
 static void pass_held(struct txn *t) {
     struct iovec v[2];
+    if (held_failed(t->held)) {
+        drop_held(t);
+        txn_error(t, WHY_NO_MEMORY, STR_NONE, STR_NONE);
+        return;
+    }
     int n = held_pieces(t->held, v);
     t->status = 503;
     t->relay.body_sent = n > 1 ? v[1].iov_len : 0;

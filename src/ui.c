@@ -87,5 +87,6 @@ void ui_render(struct buf *page, struct buf *policy, bool with_verbs) {
     buf_puts(policy, buf_str(&nonce));
     BUF_LIT(policy, "'\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nCache-Control: no-store\r\n");
     fill(page, (struct str){ui_page, (size_t)(ui_page_end - ui_page)}, buf_str(&nonce), with_verbs);
+    page->failed |= nonce.failed;
     buf_free(&nonce);
 }
