@@ -24,6 +24,7 @@ struct member {
     unsigned weight;
     const struct conf_endpoint *conf;
     struct stats_route *stats; /* a reference */
+    uint64_t hash;             /* the endpoint's: a pick among hundreds reads no more than this array */
 };
 
 /* One source of a pool's identity or conversation list, resolved to where this world collects it. */

@@ -76,6 +76,7 @@ const char *access_open(enum conf_access f, const char *path) {
     static char problem[300];
     int opened = -1;
     bool sock = false;
+    if (!recent) recent = must_alloc(ACCESS_RECENT * sizeof *recent); /* here, for later it is no time to run out of memory */
     if (fd >= 0 && f != ACCESS_OFF && strcmp(path, "-") == 0 && strcmp(file, "-") == 0) {
         format = f; /* the same stdout: what it has not taken yet stays owed, and no line is cut */
         return NULL;
@@ -227,7 +228,7 @@ void access_format(struct buf *out, const struct access_record *r, enum conf_acc
 }
 
 static void remember(const struct access_record *r) {
-    if (!recent) recent = must_alloc(ACCESS_RECENT * sizeof *recent);
+    if (!recent) return;
     struct recent *to = &recent[recent_next];
     struct str *const texts[] = {&to->record.request_id, &to->record.pool,  &to->record.endpoint, &to->record.client,
                                  &to->record.method,     &to->record.model, &to->record.path};

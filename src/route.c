@@ -99,14 +99,19 @@ static uint64_t weight_of(const struct pool *p, const struct member *m) {
 }
 
 struct draw {
-    uint64_t cost, weight;
+    uint64_t cost, weight, lot;
     const struct member *member;
 };
 
-/* a comes before b: cost / weight is less; a tie (2^-26) goes by the endpoint's hash, the same on every machine. */
+static struct draw draw_of(uint64_t lot, uint64_t weight, const struct member *m) {
+    return (struct draw){cost_of(lot), weight, lot, m};
+}
+
+/* a comes before b: cost / weight is less; a tie (2^-26) goes by the lot, then the endpoint's hash, the same on every machine. */
 static bool before(const struct draw *a, const struct draw *b) {
     uint64_t x = a->cost * b->weight, y = b->cost * a->weight; /* 32 bits by 20: no overflow */
-    return x != y ? x < y : a->member->endpoint->hash < b->member->endpoint->hash;
+    if (x != y) return x < y;
+    return a->lot != b->lot ? a->lot > b->lot : a->member->hash < b->member->hash;
 }
 
 static bool was_tried(const struct endpoint *e, struct endpoint *const *tried, size_t n) {
@@ -165,11 +170,15 @@ struct route_pick route_pick(const struct pool *p, uint64_t key, struct endpoint
     bool full = false;
     for (size_t i = 0; i < p->nmembers; i++) {
         const struct member *m = &p->members[i];
-        struct draw d = {cost_of(mix(key, m->endpoint->hash)), weight_of(p, m), m};
+        uint64_t lot = mix(key, m->hash), weight = weight_of(p, m);
+        if (best.member && lot < best.lot && weight <= best.weight)
+            continue; /* the greater lot costs less: most are out at once ... */
+        struct draw d = draw_of(lot, weight, m);
+        if (best.member && !before(&d, &best)) continue; /* ... and who is not before the best is not before the first */
         enum fit fit = fit_of(p, m->endpoint, least, tried, ntried);
         full |= fit == FIT_FULL;
         if (!first.member || before(&d, &first)) first = d, first_fit = fit;
-        if (fit == FIT && (!best.member || before(&d, &best))) best = d;
+        if (fit == FIT) best = d;
         if (fit == FIT_OVER && (!over.member || before(&d, &over))) over = d;
     }
     /* The least busy one may be full or tried already: then the balance gives way before the request does. */
@@ -182,11 +191,11 @@ struct route_pick route_pick(const struct pool *p, uint64_t key, struct endpoint
 void route_order(const struct pool *p, uint64_t key, const struct member **order) {
     for (size_t i = 0; i < p->nmembers; i++) {
         const struct member *m = &p->members[i];
-        struct draw d = {cost_of(mix(key, m->endpoint->hash)), (uint64_t)m->weight * WEIGHT_ONE, m};
+        struct draw d = draw_of(mix(key, m->hash), (uint64_t)m->weight * WEIGHT_ONE, m);
         size_t at = i;
         for (; at; at--) { /* insertion sort: a list for people, of at most a few hundred */
             const struct member *o = order[at - 1];
-            struct draw q = {cost_of(mix(key, o->endpoint->hash)), (uint64_t)o->weight * WEIGHT_ONE, o};
+            struct draw q = draw_of(mix(key, o->hash), (uint64_t)o->weight * WEIGHT_ONE, o);
             if (!before(&d, &q)) break;
             order[at] = o;
         }

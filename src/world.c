@@ -208,7 +208,7 @@ static void add_member(struct pool *p, const struct conf_endpoint *c, const stru
         endpoint_unref(e); /* an address that is in the file too, or behind two names */
         return;
     }
-    p->members[p->nmembers++] = (struct member){e, c->weight, c, stats_route_get(p->conf->name, url->text)};
+    p->members[p->nmembers++] = (struct member){e, c->weight, c, stats_route_get(p->conf->name, url->text), e->hash};
 }
 
 /* The endpoint at one address of an expanded name: as if the address stood in the file. */

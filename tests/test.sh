@@ -60,7 +60,7 @@ for t in build/"$mode"/replay/*; do
 done
 # Under valgrind a program takes some twenty times as long: more patience, and not those whose subject that changes. The first two files
 # start no router, or `make install`'s; the others ask for
-# - so many open files (valgrind takes twelve of them): test_metrics the_process, four of test_shortage;
+# - so many open files (valgrind takes twelve of them): test_metrics the_process, three of test_shortage;
 # - so much memory: test_splice slow_client;
 # - an answer, a probe or a wait within some tenths of a second: the rest.
 some() { # a file, the tests of it that are left out
@@ -80,6 +80,9 @@ if [ -n "${VALGRIND:-}" ]; then
         some names it_comes_up_when_the_name_appears a_dead_dns_server_delays_nobody_who_needs_no_name
         some queue failing_over_to_a_full_endpoint_waits
         some reload_waiting a_request_that_has_to_wait_only_after_the_reload
+        some idle without_probes_it_sleeps it_wakes_for_its_probes_alone
+        some memory each_allocation several_allocations
+        some timeouts connect_timeout_of_a_unix_socket_with_a_full_backlog
     )"
     export HARNESS_DEADLINE=60
     workers=$jobs

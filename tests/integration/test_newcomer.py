@@ -6,6 +6,7 @@ import ssl
 import pytest
 
 from harness import run_router
+from harness.router import ROOT
 from harness.upstream import wait_until
 
 MODELS = ["llama3-8b-instruct", "qwen2.5-7b-instruct"]
@@ -165,6 +166,14 @@ def test_open_webui_without_v1(lab):
 def test_open_webui_at_the_right_path(lab):
     models, chat = asked(lab.router(lab.upstream(), models=MODELS), "/v1")
     assert (models.status, chat.status) == (200, 200)
+
+
+def test_the_readme_tells_of_them():
+    """Its table names the test of each row."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("### First-day errors\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
+    named = re.findall(r"`(test_\w+)` \|$", "\n".join(rows), re.M)
+    assert len(named) == len(rows) >= 7 and set(named) <= set(globals()), rows
 
 
 def test_the_one_who_looks_finds_why(lab):

@@ -89,6 +89,25 @@ def test_requests_to_try(lab, name, command):
     assert "api_keys" not in config or (request["x-api-key"], request["authorization"]) in ((None, None), (None, "Bearer v"))
 
 
+def test_status_is_what_it_says(lab):
+    router = lab.router(lab.upstream(), pool={"aliases": {"a": "b"}})
+    router.chat()
+    told = re.search(r"`/status` is one JSON object: .*?(?=\n\n)", README, re.S)[0]
+    named = set(re.findall(r"`(\w+)`", told)) - {"up", "down", "loading", "drained"}
+
+    def keys(value, into):
+        for inner in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+            keys(inner, into)
+        if isinstance(value, dict):
+            into.update(value)
+        return into
+    status = router.get("/status").json()
+    status.pop("recent")[0]["request_id"]
+    for pool in status["pools"]:
+        assert pool.pop("aliases") == {"a": "b"}  # its keys are names
+    assert keys(status, set()) | {"recent", "aliases"} == named
+
+
 def test_the_file_shown_explains_its_alias(tmp_path):
     first = next(block for kind, block in BLOCKS if kind == "yaml")
     (tmp_path / "pools.yaml").write_text(first, encoding="utf-8")
