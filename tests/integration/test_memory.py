@@ -459,16 +459,21 @@ def test_a_large_file_that_finds_no_room_is_refused(lab):
     assert router.chat().status == 200
 
 
+def outcomes(router):
+    """The last word about each reload; before it each reason of a refusal has a line of its own."""
+    return [line for line in list(router.log) if re.search(r"reload: (refused: |.*is in force)", line)]
+
+
 def test_each_allocation_of_a_reload_fails_once(lab):
     """It is refused with a reason, or ends the program with its word for it; or memory was wanted for what can be done without."""
     out, up, fared = Scarce(lab.directory), lab.upstream(), []
     router = None
     for n in itertools.chain(range(1, 60), range(60, 5000, 23)):
         router = router or lab.router(up, env=out.env)
-        reloads = len([line for line in router.log if "reload:" in line])
+        reloads = len(outcomes(router))
         out.refuse(n)
         router.signal(signal.SIGHUP)
-        wait_until(lambda: router.process.poll() is not None or len([line for line in list(router.log) if "reload:" in line]) > reloads, "no word", step=0.002)
+        wait_until(lambda: router.process.poll() is not None or len(outcomes(router)) > reloads, "no word", step=0.002)
         if dying(router):
             out.relent()
             died_properly(router)
@@ -478,7 +483,7 @@ def test_each_allocation_of_a_reload_fails_once(lab):
             continue
         if not out.relent():
             break
-        line = [line for line in router.log if "reload:" in line][-1]
+        line = outcomes(router)[-1]
         assert "is in force" in line or "refused" in line and "memory" in line, line
         assert router.chat().status == 200
         fared.append("refused" if "refused" in line else "in force")
