@@ -1,4 +1,5 @@
 """Contract 7: out of descriptors, out of room for logs: the router sheds load, says so, and goes on. It never spins or stops."""
+import errno
 import fcntl
 import itertools
 import json
@@ -12,6 +13,7 @@ import pytest
 
 from harness import PeerClosed, RawClient, Router, ROUTER_BIN, Truncated, chat_body, request_bytes
 from harness.mortal import state_lines
+from harness.preload import preloaded
 from harness.upstream import wait_until
 
 PIPE_SIZE = 1031  # F_SETPIPE_SZ
@@ -298,3 +300,73 @@ def connected(path):
         return RawClient(path, timeout=5)
     except OSError:
         return None
+
+
+# what only a preloaded library can bring about
+
+
+class Kernel:
+    """The router's calls of one kind fail with an errno, from fails() to well()."""
+
+    def __init__(self, lab, *endpoints, **how):
+        self.order, self.mark = lab.directory / "fails", lab.directory / "failed"
+        self.router = lab.router(list(endpoints), env=preloaded("errno", FAILS=str(self.order), FAILED=str(self.mark)), **how)
+
+    def fails(self, call, number):
+        self.mark.write_bytes(b"")
+        part = self.order.with_suffix(".part")
+        part.write_text(f"{call} {int(number)}")
+        part.rename(self.order)
+
+    def times(self):
+        return self.mark.stat().st_size
+
+    def well(self):
+        self.order.unlink()
+
+
+@pytest.mark.parametrize("number", [errno.ENFILE, errno.EMFILE, errno.ENOBUFS, errno.ENOMEM], ids=lambda n: errno.errorcode[n])
+def test_accepting_pauses_and_goes_on(lab, number):
+    """It tries again ten times a second, not as fast as it can; who is connected is served meanwhile, and the newcomer afterwards."""
+    kernel = Kernel(lab, lab.upstream())
+    router = kernel.router
+    known = lab.client(router)
+    assert known.chat().read_response().status == 200
+    kernel.fails("accept4", number)
+    known.chat()
+    assert known.read_response().status == 200
+    began, newcomer = time.monotonic(), lab.client(router)
+    newcomer.chat()
+    wait_until(lambda: kernel.times() >= 3, "it does not try again")
+    assert kernel.times() <= 3 + (time.monotonic() - began) * 25
+    kernel.well()
+    assert newcomer.read_response().status == 200
+    router.log_contains(re.escape(os.strerror(number)))
+
+
+@pytest.mark.parametrize("number", [errno.ENFILE, errno.ENOBUFS], ids=lambda n: errno.errorcode[n])
+def test_no_socket_for_an_endpoint_is_not_its_fault(lab, number):
+    up = lab.upstream()
+    kernel = Kernel(lab, up)
+    kernel.fails("socket", number)
+    response = kernel.router.chat()
+    assert (response.status, response.error["code"]) == (503, "overloaded") and int(response["Retry-After"]) > 0
+    assert kernel.times() and not state_lines(kernel.router, up)
+    kernel.well()
+    assert kernel.router.chat().status == 200
+
+
+def test_enobufs_at_a_write_is_a_wait(lab):
+    """Some kernels say so instead of EAGAIN: the bytes are owed, and go when there is room."""
+    up = lab.scripted()
+    kernel = Kernel(lab, up, log={"level": "debug"})
+    client = lab.client(kernel.router)
+    client.chat()
+    conn = up.accept()
+    conn.rxreq()
+    kernel.fails("sendmsg", errno.ENOBUFS)
+    conn.txresp(200, body=b"x" * 1000)
+    wait_until(lambda: kernel.times() >= 1, "it did not write")
+    kernel.well()
+    client.chat()  # something happens on that connection: the kernel tells anew that it is writable
+    assert client.read_response().body == b"x" * 1000
