@@ -7,8 +7,7 @@
 #define MULTIPART_BOUNDARY_MAX 70   /* RFC 2046 5.1.1 */
 #define MULTIPART_HEAD_MAX     8192 /* bytes of one part's header fields, line ends included; more is BAD */
 #define MULTIPART_MODEL_MAX    512  /* bytes of the model field */
-#define MULTIPART_LINE_MAX                                                                                                         \
-    1536 /* bytes of a header line that is read; a longer one that we must read is BAD, others are looked over */
+#define MULTIPART_LINE_MAX     1536 /* bytes of one header line of a part; a longer one is BAD */
 
 enum multipart_status { MULTIPART_MORE, MULTIPART_DONE, MULTIPART_BAD };
 

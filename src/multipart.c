@@ -164,7 +164,9 @@ static const char *encoding(struct str value) {
 }
 
 static const char *head_line(struct multipart *m) {
-    struct str name, line = {m->line, m->line_len < MULTIPART_LINE_MAX ? m->line_len : MULTIPART_LINE_MAX};
+    /* Whatever it is called: what was not kept of it might be a delimiter. */
+    if (m->line_len > MULTIPART_LINE_MAX) return "A part of the form has a header line that is too long.";
+    struct str name, line = {m->line, m->line_len};
     struct str value = str_cut(line, ':', &name);
     if (name.len == line.len || !syntax_token(name)) return "A part of the form has a header line that is not 'Name: value'.";
     if (str_starts(line, (struct str){m->delim, m->delim_len}) || str_ends(line, (struct str){m->delim, m->delim_len}))
@@ -172,7 +174,6 @@ static const char *head_line(struct multipart *m) {
     bool is_disposition = str_ieq(name, STR("Content-Disposition")), is_type = str_ieq(name, STR("Content-Type"));
     bool is_encoding = str_ieq(name, STR("Content-Transfer-Encoding"));
     if (!is_disposition && !is_type && !is_encoding) return NULL;
-    if (m->line_len > MULTIPART_LINE_MAX) return "A part of the form has a header line that is too long.";
     return is_disposition ? disposition(m, value) : is_type ? type(m, value) : encoding(value);
 }
 
