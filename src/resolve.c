@@ -381,6 +381,11 @@ static struct stamp stamp_of(const char *path) {
     return (struct stamp){st.st_mtim, st.st_ino, st.st_size};
 }
 
+/* What c-ares holds is small, and no version of it is whole after an allocation that failed: questions are lost, 1.34 may crash. */
+static void *ares_alloc(size_t size) {
+    return must_have(malloc(size + !size));
+}
+
 static const char *open_channel(ares_channel *out) {
     static char lookups[] = "fb"; /* /etc/hosts first, whatever nsswitch.conf says: so an answer from there is known as such */
     struct ares_options o = {.timeout = TRY_MS, .tries = TRIES, .lookups = lookups, .sock_state_cb = fd_changed};
@@ -501,8 +506,14 @@ const char *resolve_open(void) {
     str_copy(servers, sizeof servers, str_of(dns));
     conf_stamp = stamp_of(conf_path);
     timer_init(&channel_timer, channel_due);
+    int status = ares_library_init_mem(ARES_LIB_INIT_ALL, ares_alloc, free, must_realloc);
+    if (status != ARES_SUCCESS) return ares_strerror(status);
     const char *problem = open_channel(&channel);
-    if (problem) return channel = NULL, problem;
+    if (problem) {
+        channel = NULL;
+        ares_library_cleanup();
+        return problem;
+    }
     list_each(it, &names) {
         struct name *n = list_entry(it, struct name, link);
         if (n->shown.state == RESOLVE_ASKING) timer_set(&n->timer, clock_ms());
@@ -517,6 +528,7 @@ void resolve_close(void) {
     destroying = true;
     ares_destroy(old);
     destroying = false;
+    ares_library_cleanup();
     timer_drop(&channel_timer);
     list_each_safe(it, &names) {
         struct name *n = list_entry(it, struct name, link);

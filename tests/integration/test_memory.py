@@ -492,7 +492,8 @@ def test_each_allocation_of_a_reload_fails_once(lab):
 
 
 def test_each_allocation_of_a_start_fails_once(lab):
-    """With an endpoint that has a name, so that the resolver's are among them."""
+    """With an endpoint that has a name, so that the resolver's are among them, each of its own: c-ares 1.34 loses a question or crashes
+    when it is refused memory, so the program ends before."""
     dns = lab.keep(Dns())
     dns.set("gpu.test", "127.0.0.1")
     up = lab.upstream()
@@ -510,7 +511,7 @@ def test_each_allocation_of_a_start_fails_once(lab):
     assert router.chat().status == 200
     total = out["seen"]
     router.stop()
-    for n in itertools.chain(range(1, total - 60, 61), range(total - 60, total, 3)):
+    for n in itertools.chain(range(1, total - 240, 61), range(total - 240, total)):
         router = begin_with(n)
         out.relent()
         if router.process.poll() is None and not dying(router):
