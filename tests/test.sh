@@ -62,6 +62,7 @@ done
 # start no router, or `make install`'s; the others ask for
 # - so many open files (valgrind takes twelve of them): test_metrics the_process, three of test_shortage;
 # - so much memory: test_splice slow_client;
+# - allocations that are refused by their number, the first of which are valgrind's launcher's there: two of test_memory;
 # - an answer, a probe or a wait within some tenths of a second: the rest.
 some() { # a file, the tests of it that are left out
     file=$1

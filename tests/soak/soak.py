@@ -575,7 +575,7 @@ def main(arguments=None):
     parser.add_argument("--seed", default="1")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--asan-ok", action="store_true", help="the router is a sanitizer build: its memory may grow more")
-    parser.add_argument("--router", default=ROUTER_BIN)
+    parser.add_argument("--router", default=ROUTER_BIN, type=lambda path: str(pathlib.Path(path).resolve()))  # it runs elsewhere
     options = parser.parse_args(arguments)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
