@@ -51,6 +51,8 @@ cat <<'EOT'
    a model that only the second pool serves, and one list of all models:
      curl http://127.0.0.1:9090/v1/chat/completions -d '{"model":"phi-4","messages":[{"role":"user","content":"Hi"}]}'
      curl http://127.0.0.1:9090/v1/models
+   the live page, with a browser on this machine:
+     http://127.0.0.1:9090/ui
    Ctrl-C stops everything.
 EOT
 wait "$router"

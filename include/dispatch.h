@@ -35,7 +35,8 @@ void dispatch_start(struct dispatch *d, const struct pool *p); /* calls granted 
 bool dispatch_next(struct dispatch *d);
 int64_t dispatch_waited(const struct dispatch *d);              /* ms in queues, of one that still waits as well */
 const struct endpoint *dispatch_last(const struct dispatch *d); /* the one it has, or that failed last; NULL if none was tried */
-void dispatch_release(struct dispatch *d); /* slot, place in the queue, memory: all given back. Harmless twice */
+void dispatch_answered(struct dispatch *d); /* the endpoint has done: its slot is free, though the client still takes the rest */
+void dispatch_release(struct dispatch *d);  /* slot, place in the queue, memory: all given back. Harmless twice */
 /* Of a waiting request, from refresh: it waits in that pool now (NULL: in none). */
 void dispatch_move(struct dispatch *d, const struct pool *p);
 void dispatch_wake(void); /* something changed (an endpoint came up, a new world): look at the queues at the end of the turn */

@@ -86,6 +86,8 @@ void head_error_body(struct buf *out, enum why why, enum head_dialect dialect, s
  * empty line if `open` (an event or line was not finished). */
 void head_stream_error(struct buf *out, enum why why, enum head_dialect dialect, bool ndjson, bool open);
 
+/* Its body is in some Content-Encoding but identity. */
+bool head_encoded(const struct http_head *h);
 /* A client's X-Request-Id we keep: 1 to 128 of A-Z a-z 0-9 . _ ~ : / + = @ - */
 bool head_request_id_ok(struct str id);
 const char *head_status_text(int status); /* "Not Found"; "" if unknown */

@@ -52,6 +52,7 @@ struct stats_model {
     struct stats_model *next; /* private: of the same bucket */
     char *pool, *entry;
     struct histogram first_token;
+    struct histogram per_token; /* of streams: from the first token to the end, by token */
     uint64_t tokens[TOKENS_KINDS];
 };
 struct stats_model *stats_model(const char *pool, const char *entry); /* made if new; good until stats_models_keep */

@@ -39,9 +39,10 @@ put 0644 packaging/debian/sysusers.conf usr/lib/sysusers.d/$name.conf
 
 # The unit of examples/, with Debian's paths and a user that is there when nothing runs.
 put 0644 examples/systemd/router.socket usr/lib/systemd/system/router.socket
-sed -e "s|^ExecStart=.*|ExecStart=/usr/bin/router -config /etc/$name/pools.yaml\nEnvironmentFile=-/etc/default/$name|" \
+sed -e "s|^ExecStart=.*|ExecStart=/usr/bin/router -config /etc/$name/pools.yaml|" \
+    -e "s|^EnvironmentFile=.*|EnvironmentFile=-/etc/default/$name|" \
     -e 's|^DynamicUser=yes|User=_router|' examples/systemd/router.service >"$work/router.service"
-for line in "ExecStart=/usr/bin/router" User=_router EnvironmentFile=-; do
+for line in "ExecStart=/usr/bin/router" User=_router "EnvironmentFile=-/etc/default/$name"; do
     grep -q "^$line" "$work/router.service" || { echo "deb: examples/systemd/router.service has changed: no $line" >&2; exit 1; }
 done
 put 0644 "$work/router.service" usr/lib/systemd/system/router.service

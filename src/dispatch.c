@@ -71,16 +71,20 @@ int64_t dispatch_waited(const struct dispatch *d) {
     return d->queue_ms + (d->waiting ? clock_ms() - d->waiting->since : 0);
 }
 
-static void give_back_slot(struct dispatch *d) {
+void dispatch_answered(struct dispatch *d) {
     if (!d->member) return;
-    struct endpoint *e = d->endpoint;
-    assert(e->in_flight && d->stats->in_flight);
-    e->in_flight--;
+    assert(d->endpoint->in_flight && d->stats->in_flight);
+    d->endpoint->in_flight--;
     d->stats->in_flight--;
     d->member = NULL;
-    d->endpoint = NULL;
-    endpoint_unref(e);
     dispatch_wake();
+}
+
+static void give_back_slot(struct dispatch *d) {
+    struct endpoint *e = d->endpoint;
+    dispatch_answered(d);
+    d->endpoint = NULL;
+    if (e) endpoint_unref(e);
 }
 
 static void take_slot(struct dispatch *d, struct route_pick pick) {
@@ -118,13 +122,17 @@ static void join_queue(struct dispatch *d) {
     wait_since(d, clock_ms());
 }
 
+static struct route_pick pick(const struct dispatch *d) {
+    return d->tried ? route_pick(d->pool, d->key, d->tried->endpoints, d->tried->count) : route_pick(d->pool, d->key, NULL, 0);
+}
+
 /* Joins the queue of its pool; of the pool that the current configuration has for it, if that is another. */
 static void wait_for_slot(struct dispatch *d) {
     const struct pool *full = d->pool;
     d->api->refresh(d);
     if (!d->pool)
         d->api->refused(d, WHY_NO_ENDPOINT);
-    else if (d->pool == full)
+    else if (d->pool == full || pick(d).result == ROUTE_FULL)
         join_queue(d);
     else
         wait_since(d, clock_ms()); /* the pool it was moved to may have room: nobody asks for any in its queue */
@@ -153,10 +161,6 @@ static void queue_expired(struct timer *t) {
     d->api->refused(d, WHY_FULL);
 }
 
-static struct route_pick pick(const struct dispatch *d) {
-    return d->tried ? route_pick(d->pool, d->key, d->tried->endpoints, d->tried->count) : route_pick(d->pool, d->key, NULL, 0);
-}
-
 /* Goes down the chain of fallbacks until a pool has an endpoint, or at least a full one. False: no pool has. */
 static bool choose(struct dispatch *d, const struct pool *p, struct route_pick *out) {
     for (; p && d->visited < VISITED_MAX; p = p->fallback) {
@@ -169,11 +173,20 @@ static bool choose(struct dispatch *d, const struct pool *p, struct route_pick *
     return false;
 }
 
+/* True if one waits there who could take what a newcomer is offered; who failed somewhere may wait for another endpoint. */
+static bool somebody_first(const struct pool_live *live) {
+    list_each(it, &live->queue) {
+        const struct dispatch *w = list_entry(it, struct waiting, link)->dispatch;
+        if (!w->tried || pick(w).result == ROUTE_OK) return true;
+    }
+    return false;
+}
+
 void dispatch_start(struct dispatch *d, const struct pool *p) {
     struct route_pick got;
     if (!choose(d, p, &got)) {
         d->api->refused(d, WHY_NO_ENDPOINT);
-    } else if (got.result == ROUTE_FULL || !list_empty(&d->pool->live->queue)) {
+    } else if (got.result == ROUTE_FULL || somebody_first(d->pool->live)) {
         wait_for_slot(d); /* also behind those who wait already: first come, first served */
     } else {
         take_slot(d, got);

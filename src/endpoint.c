@@ -182,6 +182,7 @@ void endpoint_sign(struct endpoint *e, enum endpoint_sign sign, const char *reas
         break;
     case SIGN_LOADING:
         e->passes = e->fails = 0;
+        e->last_byte = 0; /* what said so is no sign that it is up */
         set_state(e, ENDPOINT_LOADING, reason);
         put_off(e);
         break;

@@ -93,6 +93,10 @@ static bool is_page(enum local_page page) {
 /* True: allowed in. */
 static bool admitted(struct client *c, struct txn *t, const struct http_head *h, enum local_page page) {
     const struct conf *conf = world_current()->conf;
+    if (c->admin && !has_admin) { /* a connection that outlived its listener */
+        error(t, WHY_NO_URL);
+        return false;
+    }
     if (c->admin && !conf->nadmin_keys && !keys_host_is_local(http_get(h, FIELD_HOST))) {
         error(t, WHY_BAD_HOST);
         return false;
@@ -116,20 +120,11 @@ static enum local_page page_for(const struct client *c, struct str path) {
     return c->admin ? LOCAL_NONE : page;
 }
 
-/* In any field of that name: an empty or harmless one before it hides nothing. */
-static bool is_encoded(const struct http_head *h) {
-    for (unsigned i = h->first[FIELD_CONTENT_ENCODING] ? 0 : h->nfields; i < h->nfields; i++) {
-        struct str value = http_value(h, &h->fields[i]);
-        if (h->fields[i].id == FIELD_CONTENT_ENCODING && value.len && !str_ieq(value, STR("identity"))) return true;
-    }
-    return false;
-}
-
 /* A body that we would not read, known from the head alone. True: it is acceptable so far. */
 static bool body_acceptable(struct txn *t, const struct http_head *h) {
     if (h->expect_other)
         error(t, WHY_EXPECT);
-    else if (is_encoded(h))
+    else if (head_encoded(h))
         error(t, WHY_ENCODED);
     else if (h->has_length && h->length > world_current()->conf->max_body)
         error(t, WHY_BIG_BODY);

@@ -489,3 +489,12 @@ const char *head_status_text(int status) {
     default: return "";
     }
 }
+
+/* In any field of that name: an empty or harmless one before it hides nothing. */
+bool head_encoded(const struct http_head *h) {
+    for (unsigned i = h->first[FIELD_CONTENT_ENCODING] ? 0 : h->nfields; i < h->nfields; i++) {
+        struct str value = http_value(h, &h->fields[i]);
+        if (h->fields[i].id == FIELD_CONTENT_ENCODING && value.len && !str_ieq(value, STR("identity"))) return true;
+    }
+    return false;
+}

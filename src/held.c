@@ -13,6 +13,7 @@ struct held *held_new(const struct http_head *h, const struct head_relay *how, b
     later.retry_after_5 = true;
     relay_head(&held->head, h, &plain, client_10, false);
     relay_head(&held->retry_head, h, &later, client_10, false);
+    held->closes = plain.close || client_10;
     return held;
 }
 
@@ -29,12 +30,15 @@ bool held_failed(const struct held *h) {
     return h->body.failed || h->head.failed || h->retry_head.failed;
 }
 
-int held_pieces(const struct held *h, struct iovec iov[2]) {
+int held_pieces(const struct held *h, bool close, struct iovec iov[3]) {
+    static char says[] = "Connection: close\r\n\r\n";
     const struct buf *head = h->loading ? &h->retry_head : &h->head;
-    iov[0] = (struct iovec){head->mem + head->head, buf_len(head)};
-    if (!buf_len(&h->body)) return 1;
-    iov[1] = (struct iovec){h->body.mem + h->body.head, buf_len(&h->body)};
-    return 2;
+    bool say = close && !h->closes;
+    int n = 0;
+    iov[n++] = (struct iovec){head->mem + head->head, buf_len(head) - (say ? 2 : 0)}; /* without its empty line */
+    if (say) iov[n++] = (struct iovec){says, sizeof says - 1};
+    if (buf_len(&h->body)) iov[n++] = (struct iovec){h->body.mem + h->body.head, buf_len(&h->body)};
+    return n;
 }
 
 void held_free(struct held *h) {

@@ -176,6 +176,7 @@ bool listener_adopt(int fd, bool admin, const struct client_user *api, char err[
 }
 
 static void close_one(struct listener *l) {
+    if (l->addr.u.sa.sa_family == AF_UNIX && !l->inherited) unlink(l->addr.u.un.sun_path);
     /* Closing resets what waits: take it first. An inherited socket's backlog is for whoever comes next. */
     for (int i = 0; i <= BACKLOG / BATCH && !l->inherited && l->pause.when == TIMER_NEVER && accept_batch(l); i++) {
     }
@@ -183,7 +184,6 @@ static void close_one(struct listener *l) {
     timer_drop(&l->pause);
     loop_remove(&l->io);
     close(fd);
-    if (l->addr.u.sa.sa_family == AF_UNIX && !l->inherited) unlink(l->addr.u.un.sun_path);
     list_remove(&l->link);
     free(l);
 }

@@ -170,6 +170,13 @@ static void first_token(struct buf *b, const char *name) {
     }
 }
 
+static void per_token(struct buf *b, const char *name) {
+    list_each(it, stats_models()) {
+        const struct stats_model *m = list_entry(it, struct stats_model, link);
+        put_histogram(b, name, &m->per_token, m->pool, m->entry);
+    }
+}
+
 static void tokens(struct buf *b, const char *name) {
     static const char *const types[TOKENS_KINDS] = {"prompt", "cached", "completion"};
     list_each(it, stats_models()) {
@@ -349,6 +356,8 @@ static const struct {
     {"router_queue_wait_seconds", HISTO, "Time requests waited in a pool's queue.", queue_wait},
     {"router_first_byte_seconds", HISTO, "Time from a request's first byte to the first byte of its response.", first_byte},
     {"router_first_token_seconds", HISTO, "Time from a request's first byte to the first event with content.", first_token},
+    {"router_time_per_output_token_seconds", HISTO,
+     "Time a token takes in streams that tell how many they were, after the first: 1 / tokens per second.", per_token},
     {"router_request_duration_seconds", HISTO, "Time from a request's first byte to its end.", duration},
     {"router_tokens_total", COUNTER, "Tokens as endpoints told them: prompt, cached (part of prompt), completion.", tokens},
     {"router_endpoint_up", GAUGE, "1 if the endpoint is up.", endpoint_up},

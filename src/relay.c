@@ -37,6 +37,7 @@ bool relay_begin(struct relay *r, const struct http_head *in, struct head_relay 
     r->begun = true;
     r->framing = (uint8_t)how->framing;
     enum usage_kind kind = usage_kind(http_get(in, FIELD_CONTENT_TYPE));
+    if (head_encoded(in)) kind = USAGE_OFF; /* what we might add would be no part of it */
     r->stream = kind == USAGE_SSE ? STREAM_SSE : kind == USAGE_NDJSON ? STREAM_NDJSON : STREAM_NONE;
     r->newlines = 2;
     return true;

@@ -120,6 +120,8 @@ static void count_tokens(const struct txn *t) {
     if (!t->entry || (n->prompt < 0 && n->cached < 0 && n->completion < 0 && t->first_token_ms < 0)) return;
     struct stats_model *m = stats_model(t->dispatch.pool->conf->name, t->entry);
     histogram_add(&m->first_token, t->first_token_ms);
+    int64_t after = clock_ms() - t->started - t->first_token_ms, others = n->completion - 1;
+    if (t->first_token_ms >= 0 && others > 0) histogram_add(&m->per_token, (after + others / 2) / others);
     if (n->prompt > 0) m->tokens[TOKENS_PROMPT] += (uint64_t)n->prompt;
     if (n->cached > 0) m->tokens[TOKENS_CACHED] += (uint64_t)n->cached;
     if (n->completion > 0) m->tokens[TOKENS_COMPLETION] += (uint64_t)n->completion;
@@ -179,6 +181,7 @@ static void complete(struct txn *t, enum why why) {
     t->why = (uint8_t)why;
     if (t->client && client_owes(t->client)) {
         drop_request(t);
+        dispatch_answered(&t->dispatch);
         txn_set(t, TXN_FLUSH);
         return;
     }
@@ -450,15 +453,15 @@ static void read_usage(struct txn *t, const struct iovec *spans, int n, bool end
 
 /* What was held is the answer after all. */
 static void pass_held(struct txn *t) {
-    struct iovec v[2];
+    struct iovec v[3];
     if (held_failed(t->held)) {
         drop_held(t);
         txn_error(t, WHY_NO_MEMORY, STR_NONE, STR_NONE);
         return;
     }
-    int n = held_pieces(t->held, v);
+    int n = held_pieces(t->held, client_closes(t->client), v);
     t->status = 503;
-    t->relay.body_sent = n > 1 ? v[1].iov_len : 0;
+    t->relay.body_sent = buf_len(&t->held->body);
     client_write(t->client, v, n);
     drop_held(t);
     complete(t, WHY_DONE);
@@ -506,7 +509,7 @@ static void try_next(struct txn *t) {
     if (t->held)
         pass_held(t);
     else
-        txn_error(t, WHY_UPSTREAM, STR("No endpoint for this model accepted the connection."), STR_NONE);
+        txn_error(t, WHY_UPSTREAM, STR("No endpoint for this model accepted the connection: the router's log says why."), STR_NONE);
 }
 
 static void broke_off(struct txn *t, enum why why) {

@@ -31,6 +31,13 @@ static void put_text(struct buf *b, const char *text) {
     }
 }
 
+static void put_ms(struct buf *b, int64_t ms) {
+    if (ms < 0)
+        BUF_LIT(b, "<td class=\"n late\">–</td>");
+    else
+        buf_printf(b, "<td class=\"n late\">%lld ms</td>", (long long)ms);
+}
+
 static void put_row(struct buf *b, const struct pool *p, const struct member *m) {
     const struct endpoint *e = m->endpoint;
     const char *state = endpoint_state_name(endpoint_state(e));
@@ -40,7 +47,8 @@ static void put_row(struct buf *b, const struct pool *p, const struct member *m)
     put_text(b, e->url.text);
     buf_printf(b, "</td><td class=\"state %s\">%s</td><td>%u</td><td class=\"n\">%llu</td><td class=\"n\">%llu</td>", state, state,
                e->in_flight, (unsigned long long)e->requests, (unsigned long long)e->failures);
-    BUF_LIT(b, "<td class=\"n late\">–</td><td class=\"n late\">–</td>");
+    put_ms(b, histogram_quantile(&m->stats->first_byte, 50));
+    put_ms(b, histogram_quantile(&m->stats->first_byte, 99));
     buf_printf(b, "<td class=\"n late\">%zu</td><td class=\"reason\">", e->models.count);
     put_text(b, e->reason);
     BUF_LIT(b, "</td><td></td></tr>");

@@ -4,7 +4,7 @@
 set -eu
 command -v dpkg-query >/dev/null 2>&1 || { echo "deps: this is no Debian: see README.md for the list of libraries"; exit 0; }
 have() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
-want="gcc libc6-dev make pkg-config libyaml-dev libcjson-dev libxxhash-dev libc-ares-dev libcmocka-dev python3 python3-pytest python3-pytest-xdist python3-yaml curl iproute2 strace"
+want="gcc libc6-dev make pkg-config libyaml-dev libcjson-dev libxxhash-dev libc-ares-dev libcmocka-dev python3 python3-pytest python3-pytest-xdist python3-yaml curl iproute2 strace mandoc"
 [ -n "${LINT:-}" ] && want="$want clang libclang-rt-dev clang-format clang-tidy cppcheck shellcheck"
 [ -n "${VALGRIND:-}" ] && want="$want valgrind"
 [ -n "${SLOW:-}" ] && want="$want slowhttptest"

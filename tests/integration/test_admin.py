@@ -272,8 +272,39 @@ def test_a_rebound_host_gets_nothing(bare, host, status_):
     assert ask(bare, "undrain", url, host=host).status == status_
 
 
+def test_both_refusals_are_counted_by_their_reason(bare):
+    def refusals():
+        return scrape(bare, index=1).each("router_refused_total", "reason")
+    before, url = refusals(), url_of(bare)
+    for _ in range(2):
+        assert ask(bare, "drain", url, [], body=b"{}").error["code"] == "forbidden"
+    assert page(bare, "GET", "/status", index=1, host="rebound.example").error["code"] == "misdirected_request"
+    after = refusals()
+    assert after["forbidden"] == before.get("forbidden", 0) + 2
+    assert after["misdirected_request"] == before.get("misdirected_request", 0) + 1
+    assert sum(after.values()) == sum(before.values()) + 3
+
+
 def test_with_keys_any_host_will_do(guarded):
     assert page(guarded, "GET", "/status", RIGHT["bearer"], 1, host="router.corp.example").status == 200
+
+
+def test_a_connection_that_outlives_its_listener_gets_nothing(lab):
+    up = lab.upstream()
+    router = admin(lab, up, admin_keys=[KEY], api_keys=[CLIENT_KEY])
+    client = lab.client(router, 1)
+    url = quote(up.url, safe="")
+
+    def asks(method, target):
+        client.request(method, target, b"{}" if method == "POST" else None, JSON if method == "POST" else [], host="localhost")
+        return client.read_response().status
+    assert asks("POST", f"/admin/drain?endpoint={url}") == asks("GET", "/status") == 401
+    reload(router, lab.config(up, api_keys=[CLIENT_KEY]))
+    for target in PAGES:
+        assert asks("GET", target) == 404
+    for verb in VERBS:
+        assert asks("POST", f"{verb}?endpoint={url}") == 404
+    assert router.chat(headers=[("x-api-key", CLIENT_KEY)]).status == 200
 
 
 # where pages live

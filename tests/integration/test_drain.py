@@ -7,7 +7,10 @@ import time
 import pytest
 
 from harness import PeerClosed, RawClient, Truncated, chat_body, request_bytes
+from harness.mortal import user_at
+from harness.reloads import status
 from harness.upstream import chunk, wait_until
+from test_queue import start
 
 either = pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 
@@ -43,6 +46,26 @@ def ended(router, *clients):
         client.close()
     assert router.wait_exit() == 0
     router.check()
+
+
+def test_an_answer_held_back_until_the_drain_says_that_the_connection_ends(lab):
+    """A 503 that means "loading" waits for another endpoint; when there is none it is the answer after all."""
+    a, b = lab.scripted(), lab.scripted()
+    router = lab.router([a, {"url": b, "max_inflight": 1}], pool={"queue": {"size": 1, "timeout": "2s"}})
+    conn, first = start(lab, router, b, user=user_at(router, b))
+    client = lab.client(router)
+    client.chat(user=user_at(router, a))
+    home = a.accept()
+    home.rxreq()
+    home.txresp(503, [("Content-Type", "application/json")], json.dumps({"error": {"type": "unavailable_error", "code": 503}}).encode())
+    wait_until(lambda: status(router)["pools"][0]["queued"] == 1, "it does not wait for the other")
+    drain(router)
+    response = client.read_response()
+    assert response.status == 503 and response["Connection"] == "close" and b"unavailable_error" in response.body
+    assert len(response.all("Retry-After")) == 1 and client.wait_close() == "fin"
+    conn.txresp(200, body=b"x")
+    assert first.read_response().body == b"x"
+    ended(router, first, client)
 
 
 def refuses(address):

@@ -96,6 +96,15 @@ def test_the_readme_has_a_row_for_each_configuration():
     assert rows == {p.name for p in EXAMPLES.glob("*.yaml")}
 
 
+def test_two_sites_stay_at_home():
+    """The other site's names are home's: whatever is asked for is asked at home first."""
+    home, away = document("two-sites.yaml")["pools"]
+    assert home["fallback"] == away["name"]
+    for name in [n.replace("*", "x") for n in home["models"] + away["models"]]:
+        done = run_router("-config", EXAMPLES / "two-sites.yaml", "-explain", name)
+        assert done.returncode == 0 and f"pool:     {home['name']} " in done.stdout and "fallback: away" in done.stdout, name
+
+
 # compose
 
 COMPOSE = ["compose/demo.yaml", "compose/open-webui.yaml"]
@@ -116,7 +125,8 @@ def pools_of(path):
 def test_compose_services(path):
     top = document(path)
     assert set(top) <= {"services", "volumes"} and {"router"} < set(top["services"])
-    allowed = {"image", "build", "command", "ports", "volumes", "environment", "depends_on", "read_only", "cap_drop", "security_opt"}
+    allowed = {"image", "build", "command", "ports", "volumes", "environment", "depends_on", "read_only", "cap_drop", "security_opt",
+               "stop_grace_period"}
     for name, service in top["services"].items():
         assert set(service) <= allowed, name
         assert ("image" in service) != ("build" in service), name
@@ -150,6 +160,8 @@ def test_compose_router_meets_its_endpoints(path):
     found = [re.fullmatch(r"http://(\w+):8080", u).group(1) for u in urls]  # in a container localhost is the container
     assert len(found) == 2 and set(found) == set(top["services"]["router"]["depends_on"])
     assert top["services"]["router"]["read_only"] is True
+    drain = sum(milliseconds(pools.get(key, preset)) for key, preset in (("drain_delay", "0s"), ("drain_timeout", "30s")))
+    assert milliseconds(top["services"]["router"]["stop_grace_period"]) > drain, "it is killed before it has drained"
     given = top["services"]["router"].get("environment", {})
     assert refers(pools_of(path).read_text()) == set(given)
 
@@ -363,7 +375,13 @@ def test_promtool_is_content():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-# logrotate, man pages
+# systemd, logrotate, man pages
+
+
+def test_the_unit_waits_for_the_drain():
+    unit, full = (EXAMPLES / "systemd" / "router.service").read_text(), document("full.yaml")
+    assert int(re.search(r"(?m)^TimeoutStopSec=(\d+)$", unit).group(1)) * 1000 > milliseconds(full["drain_timeout"]) + full["drain_delay"]
+    assert re.search(r"(?m)^EnvironmentFile=-", unit), "without one a file with ${NAME} does not start; with one that must exist no file does"
 
 
 def test_logrotate(tmp_path):
@@ -383,9 +401,8 @@ def test_logrotate(tmp_path):
 
 @pytest.mark.parametrize("page", ["router.8", "pools.yaml.5"])
 def test_man_page(page):
-    if shutil.which("mandoc"):
-        done = run("mandoc", "-T", "lint", "-W", "warning", EXAMPLES / "man" / page)
-        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    done = run("mandoc", "-T", "lint", "-W", "warning", EXAMPLES / "man" / page)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
     assert (EXAMPLES / "man" / page).read_text().startswith(".Dd ")
 
 

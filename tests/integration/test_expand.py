@@ -1,8 +1,10 @@
 """expand: dns: each address of a headless service is an endpoint of its own, followed as pods come and go."""
 import contextlib
+import os
 import threading
 
-from harness import DEADLINE, run_router
+from harness import DEADLINE, ROUTER_BIN, run_router
+from harness.netns import ALLOWED, Namespace
 from harness.upstream import wait_until
 
 from test_names import AGAIN, names, serve
@@ -29,7 +31,7 @@ def service(port, **how):
 
 
 def start(lab, dns, port, n, **how):
-    router = lab.router(config=service(port, **how), env=dns.env)
+    router = lab.router(config=service(port), env=dns.env, **how)
     wait_until(lambda: len(urls(router)) == n, f"{n} endpoints", step=0.05)
     router.wait_ready()
     return router
@@ -59,6 +61,25 @@ def test_three_routers_agree_on_every_user(lab):
     routers = [start(lab, dns, ups[0].port, 3) for _ in range(3)]
     for i in range(30):
         assert len({where(router, f"u{i}") for router in routers}) == 1
+
+
+if ALLOWED:  # for root
+
+    def test_three_routers_in_networks_of_their_own_agree_on_every_user(lab):
+        """Each asks a DNS server of its own, which has another order, and finds the pods where the others find theirs."""
+        routers, port = [], 0
+        for turn in range(len(PODS)):
+            net = lab.keep(Namespace())
+            dns = net.enter(lambda: names(lab))
+            for host in PODS:
+                port = net.enter(lambda host=host: serve(lab, host, port)).port
+            dns.set("pods.test", *PODS[turn:], *PODS[:turn])
+            wrapper = lab.directory / f"router-{turn}.sh"
+            wrapper.write_text(f"#!/bin/sh\nexec {' '.join(net.prefix)} {os.path.abspath(ROUTER_BIN)} \"$@\"\n")
+            wrapper.chmod(0o755)
+            routers.append(start(lab, dns, port, 3, listen=(f"unix:{lab.directory}/r{turn}.sock",), binary=str(wrapper)))
+        found = [[where(router, f"u{i}") for i in range(200)] for router in routers]
+        assert found[0] == found[1] == found[2] and set(found[0]) == set(PODS)
 
 
 def test_pods_come_and_go(lab):

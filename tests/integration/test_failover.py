@@ -331,7 +331,10 @@ def test_the_endpoint_stays_loading_until_its_health_says_otherwise(lab):
     wait_ready(router)
     assert router.chat().json() == LOADING
     wait_state(router, up, "loading")
-    up.answer = respond_openai
+    up.health, before, so_far = 503, len(state_lines(router, up, "up")), len(up.probes)
+    up.wait_probes(so_far + 3)  # the 503 itself is no sign of life in the place of a probe
+    assert len(state_lines(router, up, "up")) == before and not is_ready(router)
+    up.answer, up.health = respond_openai, 200
     wait_ready(router)
     assert router.chat().status == 200
 

@@ -217,6 +217,22 @@ def test_a_busy_endpoint_that_answers_no_probe_is_not_dead(lab):
     assert client.read_response().status == 200
 
 
+def test_a_busy_endpoint_is_not_dead_for_a_minute(lab):
+    """The same at the pace of the world: 60 probes of which none is answered, then one more request."""
+    up, router, running = busy(lab, {"interval": "1s", "timeout": "500ms", "fall": 3}, streams=2)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for conn, events in running:
+            conn.event("token")
+            next(events)
+        time.sleep(0.3)
+    assert is_ready(router) and not state_lines(router, up)
+    client = lab.client(router)
+    client.chat()
+    accept_chat(up).txresp(200, body=b"x")
+    assert client.read_response().status == 200
+
+
 def test_unanswered_probes_do_not_count_while_a_request_thinks(lab):
     up, router, running = busy(lab, {"interval": "100ms", "timeout": "100ms", "fall": 3})
     for _ in range(12):  # prompt evaluation sends no byte, so probes go, and time out

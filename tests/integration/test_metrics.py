@@ -15,12 +15,13 @@ from harness.upstream import chunk, respond_openai, wait_until
 README = (ROOT / "README.md").read_text()
 NAMES = """router_build_info{version} router_requests_total{pool,endpoint,code} router_refused_total{reason} router_requests_in_flight{pool,endpoint}
 router_requests_queued{pool} router_queue_wait_seconds{pool} router_first_byte_seconds{pool} router_first_token_seconds{pool,model}
+router_time_per_output_token_seconds{pool,model}
 router_request_duration_seconds{pool} router_tokens_total{pool,model,type} router_endpoint_up{pool,endpoint} router_endpoint_state{pool,endpoint,state}
 router_affinity_total{pool,result} router_retries_total{pool,endpoint} router_client_gone_total{pool} router_received_bytes_total{side}
 router_sent_bytes_total{side} router_connections{side,state} router_body_memory_bytes router_loop_busy_seconds router_log_lines_dropped_total
 router_reloads_total{result} router_config_loaded_timestamp_seconds process_cpu_seconds_total process_resident_memory_bytes
 process_virtual_memory_bytes process_open_fds process_max_fds process_start_time_seconds""".split()
-HISTOGRAMS = ("queue_wait", "first_byte", "first_token", "request_duration")
+HISTOGRAMS = ("queue_wait", "first_byte", "first_token", "time_per_output_token", "request_duration")
 
 
 def by_status(conn):
@@ -155,6 +156,8 @@ REFUSALS = {  # reason: [(bytes, status)]
     "method_not_allowed": [(request_bytes("GET", "/v1/chat/completions"), 405), (request_bytes("DELETE", "/v1/models"), 405)],
     "invalid_json": [(request_bytes(body=b"{"), 400), (request_bytes(body=b"[]"), 400)],
     "invalid_model": [(request_bytes(body=b'{"model":1}'), 400), (request_bytes(body=b'{}'), 400)],
+    "invalid_form": [(request_bytes("POST", "/v1/audio/transcriptions", b"--b\r\n", [("Content-Type", "multipart/form-data; boundary=b")]), 400),
+                     (request_bytes("POST", "/v1/audio/transcriptions", b"x", [("Content-Type", "multipart/form-data")]), 400)],
     "model_not_found": [(request_bytes(body=chat_body("none")), 404)],
     "request_too_large": [(request_bytes(body=b"x" * 3000), 413)],
     "unsupported_encoding": [(request_bytes(body=b"x", headers=[("Content-Encoding", "gzip")]), 415)],
@@ -285,6 +288,22 @@ def test_times_of_a_stream_lie_in_their_order(lab):
     assert found["router_first_token_seconds_count", {"pool": "p", "model": "m"}] == 1
 
 
+def test_time_per_output_token_is_what_lies_between_them(lab):
+    up, router, client, conn = begun(lab, chat={"stream": True})
+    conn.sse_head()
+    parts = client.sse(client.read_head())
+    for n in range(5):
+        conn.event({"choices": [{"delta": {"content": "x"}}]})
+        next(parts)
+        time.sleep(0.1)  # at least; what a slower machine adds the duration tells
+    conn.event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}})
+    conn.sse_end()
+    list(parts)
+    line = router.access_lines(1)[0]
+    sample = settled(router, 1)["router_time_per_output_token_seconds_sum", {"pool": "p", "model": "m"}]
+    assert 0.1 <= (line["duration_ms"] - line["first_token_ms"]) / 4000 == pytest.approx(sample, abs=0.002)
+
+
 def test_buckets_fit_llm_times(busy):
     found = scrape(busy[0])
     for name in HISTOGRAMS:
@@ -321,7 +340,7 @@ def test_tokens_total(lab, case):
     assert client.read_response().status == 200
     found = settled(router, 1)
     assert found.each("router_tokens_total", "type", pool="p", model="m") == {"prompt": 100, "cached": 64, "completion": 20}
-    assert found.sum("router_first_token_seconds_count") == (kind == "sse")
+    assert found.sum("router_first_token_seconds_count") == found.sum("router_time_per_output_token_seconds_count") == (kind == "sse")
 
 
 def test_read_usage_false_reads_none(lab):

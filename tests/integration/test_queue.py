@@ -1,4 +1,5 @@
 """Contract 2 and 3: max_inflight, the queue before it, max_imbalance, and what the access line says of them."""
+import threading
 import time
 
 import pytest
@@ -392,6 +393,49 @@ def test_who_waits_for_another_endpoint_holds_nobody_up(lab):
 
 
 # spilling over
+
+
+def test_a_slow_client_holds_no_slot_when_the_endpoint_has_done(lab):
+    """The last bytes of its answer lie in the router, for the client's kernel is full."""
+    up = lab.scripted()
+    router = lab.router(up, pool={"max_inflight": 1, "queue": {"size": 0}}, log={"access": "off"})
+    conn = None
+    for size in range(4 << 20, 5 << 20, 100_000):
+        slow = lab.client(router, rcvbuf=4096)
+        slow.chat()
+        conn = conn or up.accept()
+        conn.rxreq()
+        sender = threading.Thread(target=conn.txresp, args=(200,), kwargs={"body": b"x" * size}, daemon=True)
+        sender.start()
+        while not router.get("/status").json()["connections"]["endpoint_idle"]:
+            slow.recv_exact(4096)
+        sender.join()
+        before = router.get("/status").json()
+        other = lab.client(router)
+        other.chat()
+        conn.rxreq()
+        conn.txresp(200, body=b"at once")
+        assert other.read_response().body == b"at once"
+        if before["recent"] == [] or before["recent"][0]["sent_bytes"] != size:
+            break  # it was not at its end
+        slow.close()
+    else:
+        pytest.fail("the router never held the end of an answer")
+    assert before["pools"][0]["endpoints"][0]["in_flight"] == 0
+
+
+def test_who_is_offered_what_no_waiter_can_take_does_not_wait(lab):
+    """One waits for B, for A failed it; then A is back, and a newcomer goes there although the queue is full."""
+    a, b = mortal(lab, alive=False), lab.scripted()
+    router = lab.router([a, {"url": b, "max_inflight": 1}], pool={"queue": {"size": 1, "timeout": "60s"}, "health": {"interval": 0, "fall": 9}})
+    at_a, at_b = user_at(router, a), user_at(router, b)
+    conn, first = start(lab, router, b, user=at_b)
+    waits = waiting(lab, router, at_a)
+    a.revive()
+    assert router.endpoint_of(user=at_a) == a.name
+    finish(conn, first)
+    conn.rxreq()
+    finish(conn, waits)
 
 
 def two(lab, **pool):

@@ -1,4 +1,5 @@
 """The response's way back: as it arrives, in framing of our own, and never a clean lie."""
+import gzip
 import json
 import os
 import time
@@ -310,6 +311,13 @@ def test_a_broken_ndjson_stream(lab):
 def test_an_open_ndjson_line_is_closed_before_the_error(lab):
     rest, _ = stream_cut(lab, "/api/chat", "application/x-ndjson", b'{"a":')
     assert rest.startswith(b"\n") and set(json.loads(rest)) == {"error"}
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/x-ndjson"])
+def test_a_broken_encoded_stream_is_cut_and_nothing_else(lab, kind):
+    """Text of ours in the middle of gzip would be read by nobody, and spoil what was there."""
+    rest, router = stream_cut(lab, "/v1/chat/completions", f"{kind}\r\nContent-Encoding: gzip", gzip.compress(b"data: {}\n\n")[:20])
+    assert rest == b"" and router.access_lines(1)[0]["end"] == "upstream_error"
 
 
 def test_a_stalled_stream_is_a_timeout_in_band(lab):

@@ -192,6 +192,25 @@ def test_a_request_that_has_to_wait_only_after_the_reload_finds_room_there(lab):
 SECRETS = [("Authorization", "Bearer sk-client"), ("x-api-key", "sk-client"), ("Cookie", "session=sk-client"), ("X-Kept", "yes")]
 
 
+def test_an_upload_that_finds_all_full_after_the_reload_is_refused_at_once_where_nobody_may_wait(lab):
+    up = lab.scripted()
+    config = lab.config(up, pool={"max_inflight": 1, "queue": {"size": 0, "timeout": "60s"}})
+    router = lab.router(config=config)
+    stream = streaming(lab, router, up)[:2]
+    sending = []
+    for n in range(3):
+        client, body = lab.client(router), chat_body(user=f"u{n}")
+        client.send(request_bytes(body=body)[:-3])
+        sending.append((client, body))
+    router.get("/health")  # read later than they are
+    reload(router, config)
+    for client, body in sending:
+        client.send(body[-3:])
+        assert client.read_response().status == 429
+    assert all(line["queue_ms"] < 10_000 for line in router.access_lines(3, status=429))
+    ends(*stream)
+
+
 def shows_no_secret(req):
     assert req.all("authorization") == ["Bearer sk-endpoint"]
     assert not req.all("x-api-key") and not req.all("cookie") and b"sk-client" not in req.head_raw

@@ -3,7 +3,6 @@
 A minute is long, so the router runs in a hurry: a preloaded library makes its clock go HURRY times as fast, and cuts by as much what it
 agrees with the kernel in time. LONG_TESTS=1 runs the same at the pace of the world.
 """
-import ctypes
 import os
 import subprocess
 import threading
@@ -12,6 +11,7 @@ import time
 import pytest
 
 from harness import ROUTER_BIN, Truncated, chat_body
+from harness.netns import ALLOWED, Namespace
 from harness.router import environment
 from harness.upstream import wait_until
 
@@ -175,34 +175,7 @@ def test_a_timeout_stands_though_the_router_looks_at_the_kernel_meanwhile(lab, l
     assert 1 <= place.looks() <= 2
 
 
-class Namespace:
-    """A network of its own, with a loopback that can go dark."""
-
-    def __init__(self):
-        self.holder = subprocess.Popen(["unshare", "-n", "sh", "-c", "ip link set lo up && echo up && exec sleep 600"],
-                                       stdout=subprocess.PIPE, text=True)
-        assert self.holder.stdout.readline() == "up\n"
-        self.prefix = ["nsenter", "-t", str(self.holder.pid), "-n"]
-
-    def run(self, *command):
-        subprocess.run([*self.prefix, *command], check=True)
-
-    def enter(self, make):
-        """make() within the namespace; what sockets it makes stay there."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        with open("/proc/thread-self/ns/net") as ours, open(f"/proc/{self.holder.pid}/ns/net") as theirs:
-            assert libc.setns(theirs.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
-            try:
-                return make()
-            finally:
-                assert libc.setns(ours.fileno(), 0) == 0
-
-    def close(self):
-        self.holder.kill()
-        self.holder.wait()
-
-
-if subprocess.run(["unshare", "-n", "true"], stderr=subprocess.DEVNULL).returncode == 0:  # for root
+if ALLOWED:  # for root
 
     def test_a_vanished_host_is_noticed_whatever_was_under_way(lab, library):
         """The network goes dark: no FIN, no RST, nothing."""
