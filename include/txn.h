@@ -17,7 +17,7 @@ enum txn_state {
     TXN_READ,     /* the request is arriving */
     TXN_DISPATCH, /* it waits for an endpoint */
     TXN_EXCHANGE, /* an upstream has it */
-    TXN_FLUSH,    /* the response is whole; the client has still to take the rest of it */
+    TXN_FLUSH,    /* the response is whole, the slot given back; the client has still to take the rest of it */
     TXN_DEAD,
 };
 

@@ -487,10 +487,8 @@ static void got_body(void *user, const struct iovec *spans, int n, bool ended) {
         held_body(t, spans, n, ended);
         return;
     }
-    if (t->client) {
-        relay_body(&t->relay, t->client, spans, n, ended); /* a failed write is found by the client's own next step */
-        if (t->usage.kind != USAGE_OFF) read_usage(t, spans, n, ended);
-    }
+    if (t->client) relay_body(&t->relay, t->client, spans, n, ended); /* a failed write is found by the client's own next step */
+    if (t->usage.kind != USAGE_OFF) read_usage(t, spans, n, ended);   /* on_disconnect: finish: also when nobody is left */
     if (t->forward && t->upstream->sent_all) drop_request(t);
     if (!ended) return;
     t->upstream = NULL;

@@ -182,6 +182,23 @@ def test_pipelined_requests_of_a_client_that_left_are_not_started(lab):
         up.accept(0.3)
 
 
+def test_finish_counts_the_tokens_that_nobody_read(lab):
+    up, router, client = lab.scripted_pair(pool={"on_disconnect": "finish"})
+    client.chat(stream=True)
+    conn = up.accept()
+    conn.rxreq()
+    conn.sse_head()
+    events = client.sse(client.read_head())
+    conn.event({"choices": [{"delta": {"content": "x"}}]})
+    next(events)
+    client.close()
+    router.get("/health")
+    conn.event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 5}})
+    conn.sse_end()
+    line = gone(router)
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (9, 5)
+
+
 def test_on_disconnect_finish_lets_it_run_out(lab):
     up, router, client = lab.scripted_pair(pool={"on_disconnect": "finish"})
     client.chat(stream=True)
