@@ -62,6 +62,7 @@ done
 # start no router, or `make install`'s; the others ask for
 # - so many open files (valgrind takes twelve of them): test_metrics the_process, three of test_shortage;
 # - so much memory: test_splice slow_client;
+# - system calls counted by strace, of which valgrind makes its own: test_see lines_are_written;
 # - allocations that are refused by their number, the first of which are valgrind's launcher's there: two of test_memory;
 # - an answer, a probe or a wait within some tenths of a second: the rest.
 some() { # a file, the tests of it that are left out
@@ -83,6 +84,7 @@ if [ -n "${VALGRIND:-}" ]; then
         some reload_waiting a_request_that_has_to_wait_only_after_the_reload
         some idle without_probes_it_sleeps it_wakes_for_its_probes_alone
         some memory each_allocation several_allocations
+        some see lines_are_written_once_a_turn
         some timeouts connect_timeout_of_a_unix_socket_with_a_full_backlog
     )"
     export HARNESS_DEADLINE=60

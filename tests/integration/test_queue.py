@@ -1,10 +1,12 @@
 """Contract 2 and 3: max_inflight, the queue before it, max_imbalance, and what the access line says of them."""
-import threading
+import errno
 import time
 
 import pytest
 
 from harness.mortal import is_ready, mortal, order_of, user_at, wait_state
+from harness.upstream import wait_until
+from test_shortage import Kernel
 
 CHAT = "/v1/chat/completions"
 LONG = {"size": 20, "timeout": "60s"}
@@ -396,32 +398,24 @@ def test_who_waits_for_another_endpoint_holds_nobody_up(lab):
 
 
 def test_a_slow_client_holds_no_slot_when_the_endpoint_has_done(lab):
-    """The last bytes of its answer lie in the router, for the client's kernel is full."""
+    """Its answer lies whole in the router, for the client's kernel takes nothing."""
     up = lab.scripted()
-    router = lab.router(up, pool={"max_inflight": 1, "queue": {"size": 0}}, log={"access": "off"})
-    conn = None
-    for size in range(4 << 20, 5 << 20, 100_000):
-        slow = lab.client(router, rcvbuf=4096)
-        slow.chat()
-        conn = conn or up.accept()
-        conn.rxreq()
-        sender = threading.Thread(target=conn.txresp, args=(200,), kwargs={"body": b"x" * size}, daemon=True)
-        sender.start()
-        while not router.get("/status").json()["connections"]["endpoint_idle"]:
-            slow.recv_exact(4096)
-        sender.join()
-        before = router.get("/status").json()
-        other = lab.client(router)
-        other.chat()
-        conn.rxreq()
-        conn.txresp(200, body=b"at once")
-        assert other.read_response().body == b"at once"
-        if before["recent"] == [] or before["recent"][0]["sent_bytes"] != size:
-            break  # it was not at its end
-        slow.close()
-    else:
-        pytest.fail("the router never held the end of an answer")
-    assert before["pools"][0]["endpoints"][0]["in_flight"] == 0
+    kernel = Kernel(lab, up, pool={"max_inflight": 1, "queue": {"size": 0}})
+    slow, other = lab.client(kernel.router), lab.client(kernel.router)
+    slow.chat()
+    conn = up.accept()
+    conn.rxreq()
+    kernel.fails("sendmsg", errno.EAGAIN)
+    conn.txresp(200, body=b"slowly")
+    wait_until(lambda: kernel.times() >= 1, "it did not write")
+    kernel.well()
+    other.chat()
+    conn.rxreq()
+    row = kernel.router.get("/status").json()["pools"][0]["endpoints"][0]
+    assert (row["in_flight"], row["requests"]) == (1, 2)
+    finish(conn, other)
+    slow.request("GET", "/health")  # the kernel tells anew that it is writable
+    assert slow.read_response().body == b"slowly" and slow.read_response().body == b"ok"
 
 
 def test_who_is_offered_what_no_waiter_can_take_does_not_wait(lab):
