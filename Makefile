@@ -24,7 +24,8 @@ FLAGS_release := -O2 -g $(LTO) -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPI
 LINK_release  := -O2 -g $(LTO) -pie -Wl,-z,relro,-z,now
 FLAGS_debug   := -O0 -g
 FLAGS_asan    := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
-LINK_asan     := -fsanitize=address,undefined
+# clang's runtime as a library, as gcc's is: libraries that tests preload can stand before it.
+LINK_asan     := -fsanitize=address,undefined $(if $(findstring clang,$(CC)),-shared-libasan -Xlinker -rpath -Xlinker $(dir $(shell $(CC) -print-file-name=libclang_rt.asan-$(shell uname -m).so)))
 FLAGS_ubsan   := -O1 -g -fsanitize=undefined -fno-sanitize-recover=all
 LINK_ubsan    := -fsanitize=undefined
 

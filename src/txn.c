@@ -189,7 +189,6 @@ static void complete(struct txn *t, enum why why) {
 }
 
 static void send_reply(struct txn *t, struct buf *out, enum why why) {
-    struct iovec v = {out->mem + out->head, buf_len(out)};
     if (out->failed) {
         buf_free(out);
         if (t->client) client_cut(t->client, true);
@@ -199,6 +198,7 @@ static void send_reply(struct txn *t, struct buf *out, enum why why) {
         txn_finish(t, WHY_CLIENT_GONE);
         return;
     }
+    struct iovec v = {out->mem + out->head, buf_len(out)};
     client_write(t->client, &v, 1);
     buf_free(out);
     complete(t, why);
