@@ -5,6 +5,7 @@ import time
 import pytest
 
 from harness import WaitTimeout, chat_body
+from harness.reloads import streaming
 
 LEAVES = {
     "close": lambda client: client.close(),
@@ -183,14 +184,9 @@ def test_pipelined_requests_of_a_client_that_left_are_not_started(lab):
 
 
 def test_finish_counts_the_tokens_that_nobody_read(lab):
-    up, router, client = lab.scripted_pair(pool={"on_disconnect": "finish"})
-    client.chat(stream=True)
-    conn = up.accept()
-    conn.rxreq()
-    conn.sse_head()
-    events = client.sse(client.read_head())
-    conn.event({"choices": [{"delta": {"content": "x"}}]})
-    next(events)
+    up = lab.scripted()
+    router = lab.router(up, pool={"on_disconnect": "finish"})
+    conn, _, client = streaming(lab, router, up)
     client.close()
     router.get("/health")
     conn.event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 5}})

@@ -104,7 +104,7 @@ def test_connect_timeout_of_a_unix_socket_with_a_full_backlog(lab):
     response = router.chat()
     assert (response.status, response.error["code"]) == (502, "upstream_error")
     line = router.access_lines(1)[0]
-    assert line["end"] == "upstream_error" and line["duration_ms"] >= 300  # the clock is that of the turn's beginning
+    assert line["end"] == "upstream_error" and line["duration_ms"] >= 380
     assert len(state_lines(router, up, "down")) == 1
 
 
@@ -113,7 +113,7 @@ def test_after_a_full_backlog_comes_the_next_endpoint(lab):
     router = lab.router([up, alive], pool={"connect_timeout": "400ms"})
     assert router.endpoint_of(user=user_at(router, up)) == alive.name
     line = router.access_lines(1)[0]
-    assert (line["tries"], line["affinity"]) == (2, "failover") and line["first_byte_ms"] >= 300
+    assert (line["tries"], line["affinity"]) == (2, "failover") and line["first_byte_ms"] >= 380
 
 
 # first byte
