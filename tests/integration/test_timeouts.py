@@ -9,7 +9,7 @@ import time
 import pytest
 
 from harness import Truncated
-from harness.mortal import mortal, state_lines, user_at
+from harness.mortal import mortal, state_lines, user_at, wait_state
 from harness.upstream import chunk, wait_until
 
 
@@ -105,6 +105,7 @@ def test_connect_timeout_of_a_unix_socket_with_a_full_backlog(lab):
     assert (response.status, response.error["code"]) == (502, "upstream_error")
     line = router.access_lines(1)[0]
     assert line["end"] == "upstream_error" and line["duration_ms"] >= 380
+    wait_state(router, up, "down")  # the log comes by another pipe than the access line
     assert len(state_lines(router, up, "down")) == 1
 
 
